@@ -1,0 +1,47 @@
+"""What the verbs share: the --json option, tables, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``: one JSON document on standard output, nothing else there."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+    return option(function)
+
+
+def print_json(document: Any) -> None:
+    """Print a record or a plain document as the one JSON document of this run."""
+    if isinstance(document, BaseModel):
+        document = document.model_dump(mode="json")
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table to standard output; None shows as ``-``."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*["-" if value is None else str(value) for value in row])
+    # a pipe has no width: do not fold what a script will read
+    width = None if sys.stdout.isatty() else 160
+    Console(file=sys.stdout, width=width).print(table)
+
+
+def note(message: str) -> None:
+    """A line for people, on standard error."""
+    click.echo(message, err=True)

@@ -1,0 +1,540 @@
+"""The frozen, typed records that flow between the stages.
+
+Validation and JSON Schemas derive from them (pydantic). Units stand in the field names; None means
+"not there" or "not known", never zero. Time stamps are nanoseconds of the host's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+"""Version of every public file format. History: 1 (first)."""
+
+Status = Literal["ok", "oom", "crashed", "timeout", "refused", "skipped", "invalid"]
+LoadKind = Literal["closed", "constant", "poisson", "trace"]
+Protocol = Literal["http", "grpc"]
+ServerMode = Literal["own", "shared"]
+
+WARMUP, MEASURED, AFTER = 0, 1, 2
+"""Phases of a request: before, in, and after the counted window of its cell."""
+
+REQUEST_DTYPE = np.dtype(
+    [
+        ("intended_ns", "<i8"),  # when the schedule wanted it sent (closed loop: when it was sent)
+        ("sent_ns", "<i8"),
+        ("done_ns", "<i8"),
+        ("phase", "u1"),  # WARMUP, MEASURED or AFTER
+        ("ok", "u1"),  # 1 if the server answered with success
+    ]
+)
+"""One row a request: the raw latencies of a tenant, as stored in a profile."""
+
+
+class Record(BaseModel):
+    """A frozen record without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """SHA-256 of the record's canonical JSON, as hexadecimal."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 of a JSON document in canonical form (sorted keys, no blanks), as hexadecimal."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- what is measured ------------------------------------------------------------------------
+
+
+class Device(Record):
+    """One GPU, one MIG slice, or a set of CPU cores of a host."""
+
+    id: str = Field(description="cpu:<cores> or cuda:<UUID>")
+    kind: Literal["cpu", "cuda"]
+    name: str = Field(description="model name of the CPU or the board")
+    cores: tuple[int, ...] = Field(default=(), description="CPU cores of the device, kind cpu")
+    memory_mib: float | None = None
+
+
+class Load(Record):
+    """Who sends requests to one tenant, and when."""
+
+    kind: LoadKind = "closed"
+    concurrency: int = Field(default=1, ge=1, le=1024, description="requests in flight (closed)")
+    rate_rps: float | None = Field(default=None, gt=0, description="requests per second (open)")
+    trace_s: tuple[float, ...] | None = Field(default=None, description="send instants (trace)")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Load:
+        if self.kind in ("constant", "poisson") and self.rate_rps is None:
+            raise ValueError(f"a {self.kind} load needs rate_rps")
+        if self.kind == "trace" and not self.trace_s:
+            raise ValueError("a trace load needs trace_s, the send instants in seconds")
+        return self
+
+
+class Tenant(Record):
+    """One model served on a device with a batch size, instances, a share and caps."""
+
+    model: str
+    batch_size: int = Field(default=1, ge=1, le=1024)
+    share_pct: float | None = Field(default=None, gt=0, le=100, description="None: no own share")
+    instances: int = Field(default=1, ge=1, le=64)
+    input_scale: float = Field(default=1.0, ge=0.1, le=2.0)
+    cpu_cores: float | None = Field(default=None, gt=0, description="CPU cap, in cores")
+    memory_mib: float | None = Field(default=None, gt=0, description="memory cap")
+    queue_delay_us: int | None = Field(
+        default=None,
+        ge=0,
+        description="dynamic batching up to batch_size with this delay; None: no dynamic batching,"
+        " requests carry whole batches",
+    )
+
+
+class Cell(Record):
+    """One point of a sweep: a device, its tenants, their load."""
+
+    device: str = Field(description="id of the device")
+    tenants: tuple[Tenant, ...] = Field(min_length=1)
+    load: Load = Load()
+    server: ServerMode = "own"
+    protocol: Protocol = "http"
+    repeat: int = Field(default=0, ge=0, description="0 for the first measurement of this point")
+    baseline: bool = Field(default=False, description="a solo cell repeated to watch for drift")
+
+    @property
+    def cell_id(self) -> str:
+        """A stable name: the first 16 digits of the cell's digest."""
+        return self.digest()[:16]
+
+
+class Endpoint(Record):
+    """A tenant that runs."""
+
+    tenant: Tenant
+    model_name: str = Field(description="the model's name on its server")
+    http_address: str | None = Field(default=None, description="host:port")
+    grpc_address: str | None = Field(default=None, description="host:port")
+    metrics_address: str | None = Field(default=None, description="host:port")
+    tls: bool = False
+    host: str = Field(default="localhost", description="the machine that the server runs on")
+    pid: int | None = None
+    container_id: str | None = None
+    cgroup: str | None = Field(default=None, description="name of the tenant's control group")
+    interface: str | None = Field(default=None, description="network interface to its requests")
+    threads: int | None = Field(default=None, description="threads of the framework's pool")
+    model_hash: str | None = None
+    config_hash: str | None = None
+    ready_s: float | None = Field(default=None, description="from process start to model ready")
+
+
+class Usage(Record):
+    """What a tenant's server has used so far: cumulative counters and peaks."""
+
+    cpu_s: float | None = None
+    periods: int | None = Field(default=None, description="CPU quota periods that passed")
+    throttled_periods: int | None = None
+    throttled_s: float | None = None
+    memory_peak_mib: float | None = None
+    oom_kills: int | None = None
+
+
+class ServerTimes(Record):
+    """Triton's own statistics over the counted window; times are means of a request."""
+
+    queue_ms: float
+    compute_input_ms: float
+    compute_infer_ms: float
+    compute_output_ms: float
+    executed_batch: float = Field(description="inference count over execution count")
+    inferences: int
+    executions: int
+
+
+class Quantile(Record):
+    """A percentile with its 95% interval (order statistics); the interval may be unknown."""
+
+    value_ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
+
+
+class LatencySummary(Record):
+    """Statistics derived from raw latencies. A percentile with too few samples is None."""
+
+    count: int
+    mean_ms: float
+    std_ms: float
+    mean_ci_ms: float | None = Field(description="half-width of the mean's 95% interval")
+    min_ms: float
+    max_ms: float
+    p50: Quantile | None = None
+    p95: Quantile | None = None
+    p99: Quantile | None = None
+
+
+class TenantMeasurement(Record):
+    """What came out of one tenant of a cell."""
+
+    tenant: Tenant
+    status: Status
+    detail: str | None = Field(default=None, description="why it is not ok")
+    stable: bool | None = None
+    verdict: str | None = Field(default=None, description="why it is (not) stable")
+    latency: LatencySummary | None = Field(default=None, description="from send to end")
+    latency_intended: LatencySummary | None = Field(
+        default=None, description="from the intended send instant to end (open loops)"
+    )
+    throughput_rps: float | None = Field(
+        default=None, description="inferences per second; a batch of b counts b"
+    )
+    failed_requests: int = 0
+    lagged_pct: float | None = Field(
+        default=None, description="share of requests that the client sent over 1 ms late"
+    )
+    server_times: ServerTimes | None = None
+    usage: Usage | None = Field(default=None, description="over the counted window; peaks overall")
+    client_cpu_pct: float | None = Field(default=None, description="of one core, of the client")
+    input_shapes: dict[str, tuple[int, ...]] = {}
+    threads: int | None = None
+    model_hash: str | None = None
+    config_hash: str | None = None
+    ready_s: float | None = None
+
+
+class Conditions(Record):
+    """The conditions of a cell; measurements may only be mixed where those that matter agree."""
+
+    igprof: str
+    runtime: str = Field(description="local, docker, remote, or import:<format>")
+    share_mechanism: str | None = Field(default=None, description="cfs-quota, mps, mig, ...")
+    share_period_us: int | None = None
+    triton: str | None = None
+    framework: str | None = Field(default=None, description="onnxruntime 1.23.0, ...")
+    engine: str | None = Field(default=None, description="container engine and version")
+    image: str | None = Field(default=None, description="digest of the container image")
+    driver: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    cpu_model: str | None = None
+    cpu_count: int | None = None
+    client_cores: tuple[int, ...] = ()
+    client_apart: bool | None = Field(
+        default=None, description="client and monitors ran on cores that are not the device's"
+    )
+    python: str | None = None
+
+
+CONDITIONS_THAT_MUST_AGREE = (
+    "runtime",
+    "share_mechanism",
+    "share_period_us",
+    "triton",
+    "framework",
+    "image",
+    "driver",
+    "cuda",
+    "cudnn",
+    "cpu_model",
+    "cpu_count",
+    "client_apart",
+)
+"""Fields of Conditions in which the cells of one profile may not differ."""
+
+
+class Measurement(Record):
+    """What came out of one cell."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    cell_id: str
+    cell: Cell
+    tenants: tuple[TenantMeasurement, ...]
+    conditions: Conditions
+    started_at: str = Field(description="wall clock, ISO 8601, UTC")
+    anchor_monotonic_ns: int = Field(description="monotonic clock at started_at")
+    anchor_wall_ns: int = Field(description="wall clock at started_at, ns since 1970")
+    boot_id: str | None = None
+    window_start_ns: int | None = None
+    window_end_ns: int | None = None
+    duration_s: float = Field(description="of the whole cell, start to cool-down")
+    cooldown: str | None = Field(default=None, description="how the cool-down ended")
+    power_w: float | None = Field(default=None, description="mean power of the device")
+    energy_j: float | None = Field(default=None, description="of the device over the window")
+
+
+# --- a sweep ---------------------------------------------------------------------------------
+
+
+class SweepModel(Record):
+    """One model of a sweep, and what differs from the sweep's own dimensions."""
+
+    name: str
+    batch_sizes: tuple[int, ...] | None = None
+    shares: tuple[float, ...] | None = None
+    instances: tuple[int, ...] | None = None
+    input_scales: tuple[float, ...] | None = None
+    shapes: dict[str, tuple[int, ...]] | None = Field(
+        default=None, description="of inputs with dynamic dimensions, without the batch"
+    )
+    inputs: str | None = Field(default=None, description=".npz, perf_analyzer JSON, or images")
+
+
+class Stopping(Record):
+    """When a cell has been measured well enough."""
+
+    precision_pct: float = Field(default=2.0, gt=0, description="of the mean's 95% half-width")
+    min_s: float = Field(default=1.0, ge=0)
+    max_s: float = Field(default=30.0, gt=0)
+    min_requests: int = Field(default=50, ge=10)
+    max_requests: int = Field(default=1_000_000, ge=10)
+    max_drift_pct: float = Field(
+        default=5.0, gt=0, description="between the halves, if it is significant too"
+    )
+    warmup_requests: int = Field(default=5, ge=1)
+    warmup_s: float = Field(default=0.5, ge=0)
+    request_timeout_s: float = Field(default=60.0, gt=0)
+    start_timeout_s: float = Field(default=120.0, gt=0)
+    cooldown_s: float = Field(default=5.0, ge=0, description="longest wait for the machine to rest")
+
+
+class Sweep(Record):
+    """What ``igprof profile`` is asked to measure."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    device: str = "cpu"
+    runtime: Literal["local", "docker", "remote"] = "local"
+    address: str | None = Field(default=None, description="of the server (remote)")
+    models: tuple[SweepModel, ...] = Field(min_length=1)
+    repository: str | None = Field(default=None, description="a Triton model repository")
+    batch_sizes: tuple[int, ...] = (1,)
+    shares: tuple[float, ...] = (100.0,)
+    instances: tuple[int, ...] = (1,)
+    input_scales: tuple[float, ...] = (1.0,)
+    cpu_cores: tuple[float | None, ...] = (None,)
+    memory_mib: tuple[float | None, ...] = (None,)
+    colocate: Literal["none", "pairs", "triples"] | tuple[tuple[str, ...], ...] = "none"
+    colocate_batch_sizes: tuple[int, ...] | None = Field(
+        default=None, description="of co-located cells; None: batch_sizes"
+    )
+    colocate_shares: tuple[tuple[float, ...], ...] | None = Field(
+        default=None, description="share splits; None: all of shares that add up to 100 or less"
+    )
+    colocate_sample: int | None = Field(
+        default=None, ge=1, description="that many co-located cells, drawn with the seed"
+    )
+    server: ServerMode = "own"
+    protocol: Protocol = "http"
+    load: Load = Load()
+    stopping: Stopping = Stopping()
+    repeats: int = Field(default=1, ge=1)
+    baseline_every: int = Field(
+        default=10, ge=0, description="a solo baseline after that many cells; 0: none"
+    )
+    seed: int = 0
+
+
+class ProfileManifest(Record):
+    """``profile.json``: what a profile directory holds, and where it came from."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    sweep: Sweep | None = Field(description="None for an imported profile")
+    device: Device
+    created_at: str
+    igprof: str
+    source: str = Field(default="measured", description="measured, merged, or import:<format>")
+
+
+# --- a fitted model --------------------------------------------------------------------------
+
+
+class Parameter(Record):
+    """A fitted parameter with its standard error (None: not identifiable, or fixed)."""
+
+    value: float
+    std_error: float | None = None
+
+
+class FitError(Record):
+    """Relative errors of predicted mean latency over some cells, in percent."""
+
+    cells: int
+    mean_pct: float | None = None
+    median_pct: float | None = None
+    p90_pct: float | None = None
+    p99_pct: float | None = None
+    r2: float | None = None
+
+
+class FitReport(Record):
+    """How well a model fits: on what it was fitted to, on a hold-out, and a naive peer there."""
+
+    train: FitError
+    holdout: FitError
+    holdout_none: FitError = Field(description="the predictor 'no interference', same hold-out")
+    by_group: dict[str, FitError] = Field(
+        default={}, description="hold-out errors by group: 'solo', 'pairs', a set of models"
+    )
+    residuals: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="one a tenant: cell_id, model, batch_size, share_pct, neighbours,"
+        " measured_ms, predicted_ms, holdout",
+    )
+
+
+class Coefficients(Record):
+    """A fitted model's parameters, with their errors and the profile that they came from."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: str = Field(description="name of the latency model")
+    device: Device
+    profile_hash: str
+    igprof: str
+    created_at: str
+    seed: int = 0
+    shared: dict[str, Parameter] = Field(default={}, description="of the device")
+    models: dict[str, dict[str, Parameter]] = Field(description="of each served model")
+    region: dict[str, dict[str, tuple[float, float]]] = Field(
+        default={}, description="what was profiled: model, quantity, lowest and highest"
+    )
+    extra: dict[str, Any] = Field(default={}, description="what the latency model needs besides")
+    report: FitReport | None = None
+
+
+class Prediction(Record):
+    """What is predicted for one tenant of a cell."""
+
+    latency_ms: float = Field(description="mean latency of a batch, alone in flight")
+    latency_low_ms: float
+    latency_high_ms: float
+    throughput_rps: float = Field(description="inferences per second, pipelined")
+    cv: float = Field(description="spread of single batches: standard deviation over mean")
+
+
+# --- a plan ----------------------------------------------------------------------------------
+
+
+class Workload(Record):
+    """A model, a request rate and a latency SLO."""
+
+    name: str
+    model: str
+    rate_rps: float = Field(gt=0, description="requests for one inference each, per second")
+    slo_ms: float = Field(gt=0)
+    percentile: float = Field(default=99.0, ge=0, lt=100)
+    arrival: Literal["constant", "poisson"] = "poisson"
+    count: int = Field(default=1, ge=1, description="that many alike")
+
+
+class PredictedTenant(Record):
+    """What a plan promises for one tenant."""
+
+    latency_ms: float = Field(description="mean latency of a full batch")
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
+    throughput_rps: float
+    p50_ms: float | None = Field(default=None, description="of a request, queueing included")
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    slo_percentile_ms: float | None = Field(default=None, description="at the SLO's percentile")
+
+
+class PlanTenant(Record):
+    """One workload on one device of a plan."""
+
+    workload: str
+    model: str
+    batch_size: int = Field(ge=1)
+    share_pct: float = Field(gt=0, le=100)
+    rate_rps: float = Field(gt=0)
+    slo_ms: float = Field(gt=0)
+    percentile: float = Field(default=99.0, ge=0, lt=100)
+    arrival: Literal["constant", "poisson"] = "poisson"
+    instances: int = Field(default=1, ge=1)
+    queue_delay_us: int = Field(default=0, ge=0)
+    predicted: PredictedTenant | None = Field(default=None, description="None in imported plans")
+
+
+class PlanDevice(Record):
+    """One device of a plan and what runs on it."""
+
+    name: str
+    tenants: tuple[PlanTenant, ...] = Field(min_length=1)
+
+
+class Plan(Record):
+    """Workloads assigned to devices with batch size and share, and what is predicted for each."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    strategy: str
+    device_type: Device | None = Field(default=None, description="None in imported plans")
+    coefficients_hash: str | None = None
+    workloads_hash: str | None = None
+    igprof: str
+    created_at: str
+    seed: int = 0
+    latency_rule: str | None = Field(default=None, description="what 'within its SLO' means")
+    share_step_pct: float | None = None
+    bound_devices: float | None = Field(default=None, description="no plan has fewer devices")
+    optimal: bool | None = None
+    solve_s: float | None = None
+    devices: tuple[PlanDevice, ...]
+    notes: tuple[str, ...] = ()
+
+
+# --- an evaluation ---------------------------------------------------------------------------
+
+
+class WorkloadResult(Record):
+    """What an evaluation measured for one workload of a plan."""
+
+    workload: str
+    model: str
+    device: str
+    batch_size: int
+    share_pct: float
+    rate_rps: float
+    slo_ms: float
+    percentile: float
+    status: Status
+    detail: str | None = None
+    requests: int = 0
+    failed_requests: int = 0
+    latency: LatencySummary | None = Field(default=None, description="from the intended instant")
+    latency_sent: LatencySummary | None = Field(default=None, description="from the real send")
+    throughput_rps: float | None = None
+    goodput_rps: float | None = Field(default=None, description="answers within the SLO")
+    violations_pct: float | None = Field(
+        default=None, description="requests over the SLO or failed, of all requests"
+    )
+    lagged_pct: float | None = None
+    executed_batch: float | None = None
+    slo_met: bool | None = Field(
+        default=None, description="the percentile is within the SLO and nothing failed"
+    )
+    predicted: PredictedTenant | None = None
+
+
+class Result(Record):
+    """What an evaluation measured for a plan, with its verdict."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    plan_hash: str
+    igprof: str
+    created_at: str
+    duration_s: float
+    seed: int
+    conditions: Conditions
+    workloads: tuple[WorkloadResult, ...]
+    slo_met: bool
+    notes: tuple[str, ...] = ()
