@@ -50,7 +50,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
         )
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     temporary = Path(handle.name)
     try:
         with handle:
@@ -64,7 +64,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -78,7 +78,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_error(path: Path, error: OSError) -> BadInput | MissingCapability:
+def write_error(path: Path, error: OSError) -> BadInput | MissingCapability:
+    """What to raise when ``path`` could not be written: status 3 for a full or read-only disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MissingCapability(
             "no disk space is left to write it",
