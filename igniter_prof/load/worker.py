@@ -1,0 +1,342 @@
+"""The process that sends one tenant's requests: ``python -m igniter_prof.load.worker FD``.
+
+A process of its own, so that neither other tenants' clients nor igprof itself share its interpreter
+lock. It imports little and gets its request bodies ready-made over the socket FD, from which a lost
+parent is noticed too: it then ends.
+
+Threads send; the main thread talks to the parent. In a closed loop each thread keeps one request in
+flight. In an open loop the threads take turns (leader and followers): the leader takes the next
+intended instant, sleeps until then, hands the lead on and sends, so that a late answer never delays
+the next request as long as a thread is free.
+"""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import os
+import signal
+import ssl
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from igniter_prof.load.arrivals import arrivals_s
+from igniter_prof.records import Load
+
+REPORT_S = 0.05
+OPEN_LOOP_THREADS = 128
+"""Most requests in flight in an open loop; beyond it requests go out late, and are marked so."""
+ROW = struct.Struct("<qqqB")
+"""intended_ns, sent_ns, done_ns, ok"""
+
+
+Body = tuple[bytes, int]
+"""A ready request and the length of the JSON header within it (HTTP; 0 for gRPC)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to know."""
+
+    address: str
+    protocol: str
+    model: str
+    bodies: tuple[Body, ...]
+    headers: tuple[tuple[str, str], ...]
+    load: Load
+    seed: int
+    timeout_s: float
+    cores: tuple[int, ...]
+    tls_ca: str | None = None
+    tls: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells its parent every ``REPORT_S``."""
+
+    at_ns: int
+    rows: bytes
+    oldest_in_flight_ns: int | None
+    failures: dict[str, int]
+    first_failure: str | None
+    cpu_s: float
+
+
+class RequestFailed(Exception):
+    """A request without a successful answer; ``kind`` is refused, timeout, or unavailable."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class HttpSender:
+    """Sends ready-made bodies over one kept-alive HTTP connection."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._path = f"/v2/models/{job.model}/infer"
+        self._headers = dict(job.headers)
+        self._connection: http.client.HTTPConnection | None = None
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._job.tls:
+            context = ssl.create_default_context(cafile=self._job.tls_ca)
+            return http.client.HTTPSConnection(
+                self._job.address, timeout=self._job.timeout_s, context=context
+            )
+        return http.client.HTTPConnection(self._job.address, timeout=self._job.timeout_s)
+
+    def send(self, body: Body) -> None:
+        """Send one request and read its whole answer. Raises RequestFailed."""
+        payload, header_length = body
+        self._headers["Inference-Header-Content-Length"] = str(header_length)
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            self._connection.request("POST", self._path, payload, self._headers)
+            response = self._connection.getresponse()
+            answer = response.read()
+        except TimeoutError as error:
+            self.close()
+            raise RequestFailed("timeout", f"no answer in {self._job.timeout_s} s") from error
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise RequestFailed("unavailable", repr(error)) from error
+        if response.status != 200:
+            kind = "refused" if 400 <= response.status < 500 else "unavailable"
+            text = answer[:500].decode(errors="replace")
+            raise RequestFailed(kind, f"HTTP {response.status}: {text}")
+
+    def close(self) -> None:
+        """Close the connection; the next request opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class GrpcSender:
+    """Sends ready-made protobuf messages over one gRPC channel (a channel each thread)."""
+
+    def __init__(self, job: Job) -> None:
+        import grpc
+
+        self._grpc = grpc
+        self._timeout_s = job.timeout_s
+        self._metadata = tuple((name.lower(), value) for name, value in job.headers)
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),  # else all channels share one connection
+        ]
+        if job.tls:
+            with_ca = open(job.tls_ca, "rb").read() if job.tls_ca else None  # noqa: PTH123, SIM115
+            credentials = grpc.ssl_channel_credentials(with_ca)
+            self._channel = grpc.secure_channel(job.address, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(job.address, options)
+        # bytes in, bytes out: the message was serialised once, the answer is not of interest
+        self._call = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+    def send(self, body: Body) -> None:
+        """Send one request and wait for its answer. Raises RequestFailed."""
+        try:
+            self._call(body[0], timeout=self._timeout_s, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            code = error.code().name
+            kinds = {
+                "DEADLINE_EXCEEDED": "timeout",
+                "INVALID_ARGUMENT": "refused",
+                "UNAUTHENTICATED": "refused",
+                "PERMISSION_DENIED": "refused",
+                "NOT_FOUND": "refused",
+            }
+            raise RequestFailed(
+                kinds.get(code, "unavailable"), f"{code}: {error.details()}"
+            ) from error
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+Sender = HttpSender | GrpcSender
+
+
+@dataclass
+class Shared:
+    """What the threads of one worker share. List append and pop are atomic under CPython."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    rows: list[tuple[int, int, int, int]] = field(default_factory=list)
+    in_flight: dict[int, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    first_failure: str | None = None
+
+    def send(self, sender: Sender, body: Body, intended_ns: int | None) -> bool:
+        """Send one request, time it and record it; True if it succeeded."""
+        thread = threading.get_ident()
+        sent_ns = time.monotonic_ns()
+        self.in_flight[thread] = sent_ns if intended_ns is None else intended_ns
+        ok = 1
+        try:
+            sender.send(body)
+        except RequestFailed as error:
+            ok = 0
+            self.failures[error.kind] = self.failures.get(error.kind, 0) + 1
+            self.first_failure = self.first_failure or f"{error.kind}: {error}"
+        done_ns = time.monotonic_ns()
+        self.rows.append((sent_ns if intended_ns is None else intended_ns, sent_ns, done_ns, ok))
+        # after the row: a request is always either in flight or recorded
+        self.in_flight.pop(thread, None)
+        return bool(ok)
+
+
+def _closed_loop(job: Job, shared: Shared, start_ns: int, index: int) -> None:
+    sender = _sender(job)
+    bodies = job.bodies
+    turn = index
+    _sleep_until(start_ns, shared.stop)
+    while not shared.stop.is_set():
+        if not shared.send(sender, bodies[turn % len(bodies)], None):
+            shared.stop.wait(0.02)  # a dead server answers at once; do not spin on it
+        turn += 1
+    sender.close()
+
+
+class _Schedule:
+    """Intended instants of an open loop, handed to one thread at a time."""
+
+    def __init__(self, arrivals: Iterator[float], start_ns: int) -> None:
+        self.lead = threading.Lock()
+        self._arrivals = arrivals
+        self._start_ns = start_ns
+        self.index = 0
+        self.next_ns = 0
+
+    def take(self) -> tuple[int, int]:
+        """The next request's number and intended instant; call with the lead held.
+
+        ``next_ns`` stays that of the request in hand, so that the reporter sees it as in flight
+        from its intended instant on even before it is sent.
+        """
+        self.next_ns = self._start_ns + int(next(self._arrivals) * 1e9)
+        self.index += 1
+        return self.index - 1, self.next_ns
+
+
+def _open_loop(job: Job, shared: Shared, schedule: _Schedule) -> None:
+    sender = _sender(job)
+    bodies = job.bodies
+    while not shared.stop.is_set():
+        with schedule.lead:
+            if shared.stop.is_set():
+                break
+            turn, intended_ns = schedule.take()
+            if not _sleep_until(intended_ns, shared.stop):
+                break
+            shared.in_flight[threading.get_ident()] = intended_ns
+        shared.send(sender, bodies[turn % len(bodies)], intended_ns)
+    sender.close()
+
+
+def _sleep_until(instant_ns: int, stop: threading.Event) -> bool:
+    """Sleep until an instant of the monotonic clock; False if stopped before."""
+    while True:
+        left_s = (instant_ns - time.monotonic_ns()) / 1e9
+        if left_s <= 0:
+            return True
+        if left_s > 0.2:
+            if stop.wait(left_s - 0.1):
+                return False
+        else:
+            # time.sleep wakes closer to the instant than Event.wait does
+            time.sleep(left_s)
+
+
+def _sender(job: Job) -> Sender:
+    return GrpcSender(job) if job.protocol == "grpc" else HttpSender(job)
+
+
+def _start(job: Job, shared: Shared, start_ns: int) -> Callable[[], int | None]:
+    """Start the sending threads; returns a function that tells the oldest unanswered instant."""
+    if job.load.kind == "closed":
+        for index in range(job.load.concurrency):
+            thread = threading.Thread(
+                target=_closed_loop, args=(job, shared, start_ns, index), daemon=True
+            )
+            thread.start()
+        return lambda: min(list(shared.in_flight.values()), default=None)
+
+    schedule = _Schedule(arrivals_s(job.load, job.seed), start_ns)
+    for _ in range(OPEN_LOOP_THREADS):
+        threading.Thread(target=_open_loop, args=(job, shared, schedule), daemon=True).start()
+
+    def oldest() -> int | None:
+        waiting = [*list(shared.in_flight.values()), schedule.next_ns]
+        return min(waiting)
+
+    return oldest
+
+
+def serve(channel: Connection) -> None:
+    """Take a job, warm nothing, send when told to, report until told to stop."""
+    job: Job = channel.recv()
+    if job.cores:
+        os.sched_setaffinity(0, job.cores)
+    if job.protocol == "grpc":
+        import grpc  # noqa: F401  (imported before the clock runs)
+    sys.setswitchinterval(0.0005)
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # rows are tuples of ints without cycles; a collection would stop all threads
+    channel.send("ready")
+    start_ns: int = channel.recv()
+    shared = Shared()
+    oldest = _start(job, shared, start_ns)
+    while True:
+        stopping = channel.poll(REPORT_S)
+        if stopping:
+            channel.recv()
+            shared.stop.set()
+        # taken before the rows: a request that ends in between is reported in both, never in none
+        at_ns = time.monotonic_ns()
+        oldest_ns = oldest()
+        count = len(shared.rows)
+        rows, shared.rows[:count] = shared.rows[:count], []
+        channel.send(
+            Report(
+                at_ns=at_ns,
+                rows=b"".join(ROW.pack(*row) for row in rows),
+                oldest_in_flight_ns=oldest_ns,
+                failures=dict(shared.failures),
+                first_failure=shared.first_failure,
+                cpu_s=time.process_time(),
+            )
+        )
+        if stopping:
+            channel.send("done")
+            return
+
+
+def main() -> None:
+    """Entry point of the process; ends quietly when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    channel = Connection(int(sys.argv[1]))
+    try:
+        serve(channel)
+    except (EOFError, ConnectionError, BrokenPipeError):
+        pass
+    finally:
+        # requests in flight must not keep the process: its threads are daemons
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
