@@ -44,6 +44,8 @@ class Stability:
     drift_pct: float | None
     """Mean of the second half over that of the first, less one; None: too few samples."""
     reason: str
+    drifting: bool = False
+    """The halves differ by more than allowed, and significantly."""
 
 
 def counted(requests: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -213,7 +215,8 @@ def stability(latency_ms: Floats, *, precision_pct: float, max_drift_pct: float)
         )
     else:
         reason = known
-    return Stability(precision <= precision_pct and not drifts, precision, drift, reason)
+    stable = precision <= precision_pct and not drifts
+    return Stability(stable, precision, drift, reason, drifting=drifts)
 
 
 def _differ(first: Floats, second: Floats, difference: float) -> bool:
