@@ -1,0 +1,108 @@
+"""What a tenant's share and caps come to on a device: pure arithmetic, no control groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from igniter_prof.errors import BadInput
+from igniter_prof.records import Device, ServerMode, Tenant
+
+SHARE_PERIOD_US = 10_000
+"""Period of every CPU quota. Measured in docs/serving.md: with 10 ms the achieved share is exact
+and the spread of latencies is smallest; the kernel's default of 100 ms makes it five times wider.
+"""
+MIN_QUOTA_US = 1_000
+"""The smallest quota that Linux takes."""
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Limits of one server. None: no limit."""
+
+    cpu_cores: float | None = None
+    memory_mib: float | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.cpu_cores is not None or self.memory_mib is not None
+
+    @property
+    def quota_us(self) -> int | None:
+        """CPU time in each period of SHARE_PERIOD_US."""
+        return None if self.cpu_cores is None else round(self.cpu_cores * SHARE_PERIOD_US)
+
+
+def caps_of(tenant: Tenant, device: Device) -> Caps:
+    """The limits of a tenant's server: ``share_pct`` of a CPU device is a quota of its cores.
+
+    Raises:
+        BadInput: share and CPU cap are both set (on a CPU they are the same knob), the cap exceeds
+            the device, or the quota is less than Linux can give.
+    """
+    where = f"tenant {tenant.model}"
+    cores = tenant.cpu_cores
+    if device.kind == "cuda":
+        if tenant.share_pct is not None and tenant.share_pct < 100:
+            raise BadInput(
+                f"a share of {tenant.share_pct:g}% of a GPU cannot be given by the local runtime",
+                where=where,
+                hint="leave the share out, or use a CPU device",
+            )
+    elif tenant.share_pct is not None:
+        if cores is not None:
+            raise BadInput(
+                "share_pct and cpu_cores are both set; on a CPU device they are the same knob",
+                where=where,
+                hint=f"leave one out; cpu_cores {cores:g} is a share of"
+                f" {100 * cores / len(device.cores):g}% of {device.id}",
+            )
+        cores = tenant.share_pct / 100 * len(device.cores)
+    elif cores is not None and cores > len(device.cores):
+        raise BadInput(
+            f"cpu_cores {cores:g} is more than the {len(device.cores)} cores of {device.id}",
+            where=where,
+        )
+    caps = Caps(cpu_cores=cores, memory_mib=tenant.memory_mib)
+    if caps.quota_us is not None and caps.quota_us < MIN_QUOTA_US:
+        least = MIN_QUOTA_US / SHARE_PERIOD_US
+        raise BadInput(
+            f"{cores:g} cores is too small a quota, the least is {least:g} of a core",
+            where=where,
+            hint=f"on {device.id} that is a share of {100 * least / len(device.cores):g}%",
+        )
+    return caps
+
+
+def check_tenants(tenants: Sequence[Tenant], device: Device, server: ServerMode) -> None:
+    """Raise BadInput where these tenants cannot be served together."""
+    if not tenants:
+        raise BadInput("there are no tenants to serve")
+    total = sum(tenant.share_pct or 0 for tenant in tenants)
+    if total > 100 + 1e-6:
+        raise BadInput(
+            f"the shares add up to {total:g}%", where=device.id, hint="at most 100% is there"
+        )
+    for tenant in tenants:
+        caps = caps_of(tenant, device)
+        if server == "shared" and caps.any:
+            raise BadInput(
+                "a shared server has no shares and no caps of its tenants",
+                where=f"tenant {tenant.model}",
+                hint="leave share_pct, cpu_cores and memory_mib out, or use 'server: own'",
+            )
+    models = [tenant.model for tenant in tenants]
+    twice = next((model for model in models if models.count(model) > 1), None)
+    if server == "shared" and twice is not None:
+        raise BadInput(
+            f"model '{twice}' is there twice, and a Triton holds a name only once",
+            hint="use 'server: own', or 'instances' of one tenant",
+        )
+
+
+def threads_of(caps: Caps, device: Device) -> int:
+    """Threads for the framework's pool: the quota's cores rounded up, else all of the device."""
+    cores = caps.cpu_cores if caps.cpu_cores is not None else float(len(device.cores))
+    return max(1, math.ceil(cores - 1e-9))
