@@ -225,5 +225,7 @@ def _differ(first: Floats, second: Floats, difference: float) -> bool:
     variance = sum(parts)
     if variance == 0:
         return difference != 0
-    degrees = variance**2 / (parts[0] ** 2 / (len(first) - 1) + parts[1] ** 2 / (len(second) - 1))
+    # shares of the variance: their squares do not underflow
+    shares = [(part / variance) ** 2 for part in parts]
+    degrees = 1 / (shares[0] / (len(first) - 1) + shares[1] / (len(second) - 1))
     return abs(difference) > student_t(max(1, int(degrees))) * math.sqrt(variance)

@@ -1,0 +1,40 @@
+"""What a file or folder of ours is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from igniter_prof.dataset.store import is_profile
+from igniter_prof.errors import BadInput
+from igniter_prof.files import read_json
+
+Kind = Literal["profile", "coefficients", "plan", "result"]
+
+# the fields that only this format has
+_MARKS: tuple[tuple[Kind, frozenset[str]], ...] = (
+    ("coefficients", frozenset({"profile_hash", "models"})),
+    ("result", frozenset({"plan_hash", "workloads"})),
+    ("plan", frozenset({"strategy", "devices"})),
+)
+
+
+def identify(path: Path) -> Kind:
+    """Which of our formats a file or folder is of, by its content and whatever its name.
+
+    Raises:
+        BadInput: it is not there, or is none of them.
+    """
+    path = Path(path)
+    if is_profile(path):
+        return "profile"
+    if path.is_dir():
+        raise BadInput("is a folder that holds no profile", where=str(path))
+    document = read_json(path)
+    fields = set(document) if isinstance(document, dict) else set()
+    for kind, marks in _MARKS:
+        if marks <= fields:
+            return kind
+    raise BadInput(
+        "is neither a profile nor coefficients, a plan or a result of igprof", where=str(path)
+    )
