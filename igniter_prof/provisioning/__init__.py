@@ -1,0 +1,23 @@
+"""The planner: places workloads on as few devices as their SLOs allow; reads and checks plans.
+
+``docs/planning.md`` writes the problem down. The pieces, each in its module: the problem as data
+(``problem``), rules of what "within its SLO" means (``rules``), judging one device (``operating``),
+least shares (``shares``), patterns of a device (``patterns``), the integer program (``solver``),
+strategies by name (``strategies``), the answer (``planner``), and the check (``checker``).
+"""
+
+from igniter_prof.config.workloads import read_workloads, workloads_digest
+from igniter_prof.provisioning.checker import check_plan, read_plan
+from igniter_prof.provisioning.planner import plan
+from igniter_prof.provisioning.rules import RULES
+from igniter_prof.provisioning.strategies import STRATEGIES
+
+__all__ = [
+    "RULES",
+    "STRATEGIES",
+    "check_plan",
+    "plan",
+    "read_plan",
+    "read_workloads",
+    "workloads_digest",
+]

@@ -1,0 +1,79 @@
+"""What the planner asks of a latency model: two protocols that ``fitting`` fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from igniter_prof.records import Prediction, Tenant
+
+
+class Predictor(Protocol):
+    """A fitted latency model.
+
+    The planner relies on this: a larger own share never makes a tenant slower, and one more
+    neighbour, or a larger share of a neighbour, never makes it faster.
+    """
+
+    @property
+    def models(self) -> Iterable[str]:
+        """Names of the models that it knows."""
+        ...
+
+    def predict(self, cells: Sequence[Sequence[Tenant]]) -> list[list[Prediction]]:
+        """One prediction a tenant, for each cell: the tenants of one device."""
+        ...
+
+    def service_ms(
+        self, tenant: Tenant, neighbours: Sequence[Tenant] = ()
+    ) -> npt.NDArray[np.float64]:
+        """Mean latency of executed batches of 1, 2, … ``tenant.batch_size``: (batch_size,), ms.
+
+        Beside neighbours that are loaded all the time with their own full batches; the last
+        value is what ``predict`` says of the tenant.
+        """
+        ...
+
+    def outside(self, tenants: Sequence[Tenant]) -> list[str]:
+        """What of these tenants lies outside of what was profiled, in words."""
+        ...
+
+
+class Estimate(Protocol):
+    """What queueing makes of the latency of batches: request latencies at some percentiles."""
+
+    @property
+    def quantiles_ms(self) -> Mapping[float, float]:
+        """Latency of a request at each percentile asked for, ms."""
+        ...
+
+    @property
+    def stable(self) -> bool:
+        """Whether the queue stays finite."""
+        ...
+
+
+class RequestLatency(Protocol):
+    """The queueing estimate, as ``fitting.queueing.request_latency``."""
+
+    def __call__(
+        self,
+        service_ms: npt.NDArray[np.float64],
+        cv: float,
+        rate_rps: float,
+        arrival: Any,
+        percentiles: Any,
+        queue_delay_us: int = 0,
+    ) -> Estimate:
+        """Estimate; ``service_ms``: (b_max,), ms, of an executed batch of 1, 2, … b_max."""
+        ...
+
+
+def default_request_latency() -> RequestLatency:
+    """The project's own queueing estimate (imported when it is first used)."""
+    from igniter_prof.fitting.queueing import request_latency
+
+    return request_latency

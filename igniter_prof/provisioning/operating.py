@@ -1,0 +1,273 @@
+"""Judges what runs on one device: predicted latency, request latency, and whether a rule holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from igniter_prof.provisioning.interface import Estimate, Predictor, RequestLatency
+from igniter_prof.provisioning.rules import Rule
+from igniter_prof.records import PredictedTenant, Prediction, Tenant, Workload
+
+Floats = npt.NDArray[np.float64]
+REPORTED = (50.0, 95.0, 99.0)
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What the planner chooses for one workload."""
+
+    batch_size: int
+    share_pct: float
+    queue_delay_us: int = 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one tenant stands against the rule.
+
+    ``latency_ms`` is what the rule compares with ``limit_ms`` (None: no queue is that stable);
+    ``utilisation`` is the rate over the throughput.
+    """
+
+    latency_ms: float | None
+    limit_ms: float
+    utilisation: float
+    max_utilisation: float
+    batch_allowed: bool
+
+    @property
+    def sustained(self) -> bool:
+        """Whether the rate is within the throughput that the rule lets it use."""
+        return self.utilisation <= self.max_utilisation * (1 + 1e-9)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the rule holds."""
+        in_time = self.latency_ms is not None and self.latency_ms <= self.limit_ms * (1 + 1e-9)
+        return self.sustained and in_time and self.batch_allowed
+
+    @property
+    def headroom(self) -> float:
+        """What is left of the scarcer of latency and throughput, as a fraction of its limit."""
+        if self.latency_ms is None:
+            return -math.inf
+        return min(1 - self.latency_ms / self.limit_ms, 1 - self.utilisation / self.max_utilisation)
+
+
+@lru_cache(maxsize=200_000)
+def _tenant(model: str, batch_size: int, share_pct: float) -> Tenant:
+    # validation of a record costs more than a prediction: make each once
+    return Tenant(model=model, batch_size=batch_size, share_pct=share_pct)
+
+
+class Evaluator:
+    """Judges devices under one predictor and one rule; remembers what it has predicted.
+
+    A device is two equally long sequences: its workloads and their settings.
+    """
+
+    def __init__(self, predictor: Predictor, rule: Rule, request_latency: RequestLatency) -> None:
+        self.predictor = predictor
+        self.rule = rule
+        self._request_latency = request_latency
+        self._staircases: dict[tuple[object, ...], _Staircase] = {}
+
+    def predict(
+        self, workloads: Sequence[Workload], settings: Sequence[Setting]
+    ) -> list[Prediction]:
+        """The predictions of full batches of everybody on the device."""
+        (cell,) = self.predictor.predict([_tenants(workloads, settings)])
+        return cell
+
+    def sustained(
+        self, workloads: Sequence[Workload], settings: Sequence[Setting]
+    ) -> tuple[list[bool], list[Prediction]]:
+        """Whether each tenant keeps up with its rate: cheap, as it needs no queue."""
+        predictions = self.predict(workloads, settings)
+        judged = [
+            self._judge(workload, setting, prediction, math.inf).sustained
+            for workload, setting, prediction in zip(workloads, settings, predictions, strict=True)
+        ]
+        return judged, predictions
+
+    def judge(self, workloads: Sequence[Workload], settings: Sequence[Setting]) -> list[Judgement]:
+        """How each tenant stands against the rule."""
+        judged = []
+        predictions = self.predict(workloads, settings)
+        for index, (workload, setting) in enumerate(zip(workloads, settings, strict=True)):
+            prediction = predictions[index]
+            latency_ms: float | None
+            if self.rule.queueing:
+                service_ms = self._service_ms(index, workloads, settings, prediction)
+                wanted = (workload.percentile,)
+                estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
+                latency_ms = _quantile(estimate, workload.percentile)
+            else:
+                latency_ms = self._batch_ms(prediction)
+            judged.append(self._judge(workload, setting, prediction, latency_ms))
+        return judged
+
+    def holds(
+        self,
+        index: int,
+        workloads: Sequence[Workload],
+        settings: Sequence[Setting],
+        prediction: Prediction,
+    ) -> bool:
+        """Whether the rule holds for one tenant, whose full-batch prediction is given.
+
+        Answers from what is known where it can: service times that are nowhere shorter than ones
+        that failed fail too, and nowhere longer than ones that passed pass too.
+        """
+        workload, setting = workloads[index], settings[index]
+        if not self._judge(workload, setting, prediction, 0.0).holds:
+            return False
+        if not self.rule.queueing:
+            mean_ms = self._batch_ms(prediction)
+            return self._judge(workload, setting, prediction, mean_ms).holds
+        service_ms = self._service_ms(index, workloads, settings, prediction)
+        key = (
+            workload.model,
+            workload.rate_rps,
+            workload.slo_ms,
+            workload.percentile,
+            workload.arrival,
+            setting.batch_size,
+            setting.queue_delay_us,
+        )
+        staircase = self._staircases.setdefault(key, _Staircase())
+        point = np.append(service_ms, prediction.cv)
+        known = staircase.known(point)
+        if known is not None:
+            return known
+        estimate = self._queue(workload, setting, service_ms, prediction.cv, (workload.percentile,))
+        latency_ms = _quantile(estimate, workload.percentile)
+        verdict = self._judge(workload, setting, prediction, latency_ms).holds
+        staircase.learn(point, verdict)
+        return verdict
+
+    def promised(
+        self, workloads: Sequence[Workload], settings: Sequence[Setting]
+    ) -> list[PredictedTenant]:
+        """What a plan states for each tenant: means, without any margin."""
+        promises = []
+        tenants = _tenants(workloads, settings)
+        for index, prediction in enumerate(self.predict(workloads, settings)):
+            neighbours = tenants[:index] + tenants[index + 1 :]
+            service_ms = self.predictor.service_ms(tenants[index], neighbours)
+            wanted = (*REPORTED, workloads[index].percentile)
+            workload, setting = workloads[index], settings[index]
+            estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
+            p50, p95, p99, at_percentile = (_quantile(estimate, wish) for wish in wanted)
+            promises.append(
+                PredictedTenant(
+                    latency_ms=prediction.latency_ms,
+                    latency_low_ms=prediction.latency_low_ms,
+                    latency_high_ms=prediction.latency_high_ms,
+                    throughput_rps=prediction.throughput_rps,
+                    p50_ms=p50,
+                    p95_ms=p95,
+                    p99_ms=p99,
+                    slo_percentile_ms=at_percentile,
+                )
+            )
+        return promises
+
+    def _judge(
+        self,
+        workload: Workload,
+        setting: Setting,
+        prediction: Prediction,
+        latency_ms: float | None,
+    ) -> Judgement:
+        slower = self._batch_ms(prediction) / prediction.latency_ms
+        return Judgement(
+            latency_ms=latency_ms,
+            limit_ms=self.rule.limit_ms(workload),
+            utilisation=workload.rate_rps * slower / prediction.throughput_rps,
+            max_utilisation=self.rule.max_utilisation,
+            batch_allowed=self.rule.allows_batch(workload, setting.batch_size),
+        )
+
+    def _batch_ms(self, prediction: Prediction) -> float:
+        return prediction.latency_high_ms if self.rule.interval else prediction.latency_ms
+
+    def _service_ms(
+        self,
+        index: int,
+        workloads: Sequence[Workload],
+        settings: Sequence[Setting],
+        prediction: Prediction,
+    ) -> Floats:
+        """Latency of executed batches of 1 to the batch size, (b,), ms, with the rule's margin."""
+        tenants = _tenants(workloads, settings)
+        own = tenants.pop(index)
+        slower = self._batch_ms(prediction) / prediction.latency_ms
+        return self.predictor.service_ms(own, tenants) * slower
+
+    def _queue(
+        self,
+        workload: Workload,
+        setting: Setting,
+        service_ms: Floats,
+        cv: float,
+        percentiles: tuple[float, ...],
+    ) -> Estimate:
+        return self._request_latency(
+            service_ms,
+            cv,
+            workload.rate_rps,
+            workload.arrival,
+            tuple(dict.fromkeys(percentiles)),
+            queue_delay_us=setting.queue_delay_us,
+        )
+
+
+class _Staircase:
+    """Points known to pass or fail a test that is monotone in every coordinate."""
+
+    def __init__(self) -> None:
+        self._passed: Floats | None = None
+        self._failed: Floats | None = None
+
+    def known(self, point: Floats) -> bool | None:
+        """The answer where dominance gives it, else None."""
+        if self._passed is not None and bool((self._passed >= point).all(axis=1).any()):
+            return True
+        if self._failed is not None and bool((self._failed <= point).all(axis=1).any()):
+            return False
+        return None
+
+    def learn(self, point: Floats, passed: bool) -> None:
+        """Keep a point; those that it makes needless go."""
+        row = point[np.newaxis, :]
+        if passed:
+            keep = self._passed
+            if keep is not None:
+                row = np.vstack([keep[~(keep <= point).all(axis=1)], row])
+            self._passed = row
+        else:
+            keep = self._failed
+            if keep is not None:
+                row = np.vstack([keep[~(keep >= point).all(axis=1)], row])
+            self._failed = row
+
+
+def _tenants(workloads: Sequence[Workload], settings: Sequence[Setting]) -> list[Tenant]:
+    return [
+        _tenant(workload.model, setting.batch_size, setting.share_pct)
+        for workload, setting in zip(workloads, settings, strict=True)
+    ]
+
+
+def _quantile(estimate: Estimate, percentile: float) -> float | None:
+    if not estimate.stable:
+        return None
+    value = float(estimate.quantiles_ms[percentile])
+    return value if math.isfinite(value) else None

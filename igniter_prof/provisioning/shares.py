@@ -1,0 +1,199 @@
+"""Least shares: the smallest shares at which everybody on one device keeps its SLO."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from igniter_prof.provisioning.operating import Evaluator, Setting
+from igniter_prof.provisioning.problem import DEVICE_PCT, Problem
+
+Item = tuple[int, int]
+"""A configured tenant: index of its class, batch size."""
+
+Pattern = tuple[int, ...]
+"""What runs on one device: indices of classes, ascending; a class may stand there repeatedly."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Settings for a pattern, in its order."""
+
+    pattern: Pattern
+    settings: tuple[Setting, ...]
+
+    @property
+    def used_pct(self) -> float:
+        """Sum of the shares."""
+        return sum(setting.share_pct for setting in self.settings)
+
+
+class LeastShares:
+    """Finds least shares; remembers them for every set of configured tenants it met.
+
+    With batch sizes fixed, "raise the share of whoever misses" climbs to the one least vector of
+    shares, since more of an own share never hurts and more of a neighbour's never helps (Knaster
+    and Tarski). A set of tenants needs at least what its subsets need, so the climb starts there.
+    """
+
+    def __init__(self, problem: Problem, evaluator: Evaluator) -> None:
+        self.problem = problem
+        self.evaluator = evaluator
+        self._known: dict[tuple[Item, ...], tuple[float, ...] | None] = {}
+        self._batches = [
+            tuple(
+                batch
+                for batch in problem.choices[each.sample.model].batch_sizes
+                if self.of(((index, batch),)) is not None
+            )
+            for index, each in enumerate(problem.classes)
+        ]
+
+    def batch_sizes(self, index: int) -> tuple[int, ...]:
+        """Batch sizes with which a class alone on a device keeps its SLO."""
+        return self._batches[index]
+
+    def alone(self, index: int) -> float | None:
+        """The smallest share at which a class alone keeps its SLO, in percent; None: none does."""
+        shares = [self.of(((index, batch),)) for batch in self._batches[index]]
+        return min((share[0] for share in shares if share is not None), default=None)
+
+    def of(self, items: tuple[Item, ...]) -> tuple[float, ...] | None:
+        """Least shares of configured tenants (ascending), or None if no device holds them."""
+        if items not in self._known:
+            self._known[items] = self._climb(items)
+        return self._known[items]
+
+    def configure(self, pattern: Pattern, *, best: bool = False) -> Configuration | None:
+        """Batch sizes and least shares for a pattern, or None if no device holds it.
+
+        The first that fits, in order of the shares that the tenants need alone; with ``best``
+        the one of the smallest sum (ties: the first of these).
+        """
+        found: Configuration | None = None
+        for floor, items in self._combinations(pattern):
+            if found is not None and (not best or floor >= found.used_pct - 1e-9):
+                break
+            shares = self.of(items)
+            if shares is None:
+                continue
+            settings = tuple(
+                Setting(batch, share) for (_, batch), share in zip(items, shares, strict=True)
+            )
+            candidate = Configuration(pattern, settings)
+            if found is None or candidate.used_pct < found.used_pct - 1e-9:
+                found = candidate
+        return found
+
+    def _combinations(self, pattern: Pattern) -> list[tuple[float, tuple[Item, ...]]]:
+        """All batch sizes for a pattern that could fit, least sum of shares alone first."""
+        kept = {}
+        for batches in itertools.product(*(self._batches[index] for index in pattern)):
+            # tenants of one class are interchangeable: sorting makes their permutations one
+            items = tuple(sorted(zip(pattern, batches, strict=True)))
+            if items in kept:
+                continue
+            floor = sum(self._alone(item) for item in items)
+            if floor <= DEVICE_PCT + 1e-9:
+                kept[items] = floor
+        return sorted((floor, items) for items, floor in kept.items())
+
+    def _alone(self, item: Item) -> float:
+        shares = self.of((item,))
+        return shares[0] if shares is not None else float("inf")
+
+    def _climb(self, items: tuple[Item, ...]) -> tuple[float, ...] | None:
+        ladders = [
+            self.problem.choices[self.problem.classes[index].sample.model].shares_pct
+            for index, _ in items
+        ]
+        shares = self._start(items, ladders)
+        if shares is None:
+            return None
+        workloads = [self.problem.classes[index].sample for index, _ in items]
+        while True:
+            if sum(shares) > DEVICE_PCT + 1e-9:
+                return None
+            settings = [
+                Setting(batch, share) for (_, batch), share in zip(items, shares, strict=True)
+            ]
+            keeping_up, predictions = self.evaluator.sustained(workloads, settings)
+            missing = [index for index, keeps in enumerate(keeping_up) if not keeps]
+            if not missing:
+                missing = [
+                    index
+                    for index, prediction in enumerate(predictions)
+                    if not self.evaluator.holds(index, workloads, settings, prediction)
+                ]
+            if not missing:
+                return tuple(shares)
+            for index in missing:
+                higher = _next(ladders[index], shares[index])
+                if higher is None:
+                    return None
+                shares[index] = higher
+
+    def _start(
+        self, items: tuple[Item, ...], ladders: Sequence[tuple[float, ...]]
+    ) -> list[float] | None:
+        """Where the climb starts: what the subsets with one tenant less need."""
+        shares = [ladder[0] if ladder else DEVICE_PCT for ladder in ladders]
+        if len(items) == 1:
+            return shares if ladders[0] else None
+        for left_out in range(len(items)):
+            needed = self.of(items[:left_out] + items[left_out + 1 :])
+            if needed is None:
+                return None
+            others = [position for position in range(len(items)) if position != left_out]
+            for position, share in zip(others, needed, strict=True):
+                shares[position] = max(shares[position], share)
+        return shares
+
+
+def spread(problem: Problem, evaluator: Evaluator, configuration: Configuration) -> Configuration:
+    """Hand out what is left of a device, a step at a time, to those with the least headroom.
+
+    Raised is the one tenant of the least headroom, else the two together, and so on: the first
+    such move that does not lower the least headroom of the device and keeps every SLO. It ends
+    when there is none. So the answer has at least the headroom of the least shares, and is the
+    same each time.
+    """
+    workloads = [problem.classes[index].sample for index in configuration.pattern]
+    ladders = [problem.choices[workload.model].shares_pct for workload in workloads]
+    settings = configuration.settings
+    judged = evaluator.judge(workloads, settings)
+    while True:
+        least = min(judgement.headroom for judgement in judged)
+        order = sorted(range(len(settings)), key=lambda index: (judged[index].headroom, index))
+        for together in range(1, len(order) + 1):
+            trial = _raised(settings, order[:together], ladders)
+            if trial is None:
+                continue
+            outcome = evaluator.judge(workloads, trial)
+            if min(judgement.headroom for judgement in outcome) >= least and all(
+                judgement.holds for judgement in outcome
+            ):
+                settings, judged = trial, outcome
+                break
+        else:
+            return Configuration(configuration.pattern, settings)
+
+
+def _raised(
+    settings: tuple[Setting, ...], who: Sequence[int], ladders: Sequence[tuple[float, ...]]
+) -> tuple[Setting, ...] | None:
+    """Settings with some shares one step higher, or None where the device has not that much."""
+    raised = list(settings)
+    for index in who:
+        higher = _next(ladders[index], settings[index].share_pct)
+        if higher is None:
+            return None
+        raised[index] = replace(settings[index], share_pct=higher)
+    fits = sum(setting.share_pct for setting in raised) <= DEVICE_PCT + 1e-9
+    return tuple(raised) if fits else None
+
+
+def _next(ladder: tuple[float, ...], share_pct: float) -> float | None:
+    """The next share above, or None at the top."""
+    return next((share for share in ladder if share > share_pct + 1e-9), None)

@@ -1,0 +1,182 @@
+"""A small analytic latency model and queueing estimate, with the planner's two protocols."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from igniter_prof.provisioning.interface import Predictor, RequestLatency
+from igniter_prof.provisioning.operating import Evaluator, Setting
+from igniter_prof.provisioning.problem import share_grid
+from igniter_prof.provisioning.rules import rule_of
+from igniter_prof.records import Prediction, Tenant, Workload
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """Latency alone: (fixed + each · batch) / share; ``pressure`` is what it does to others."""
+
+    fixed_ms: float
+    each_ms: float
+    pressure: float
+
+
+MODELS = {
+    "small": FakeModel(fixed_ms=0.3, each_ms=0.2, pressure=0.1),
+    "middle": FakeModel(fixed_ms=0.8, each_ms=0.5, pressure=0.3),
+    "large": FakeModel(fixed_ms=2.0, each_ms=1.5, pressure=0.5),
+}
+
+
+class FakePredictor:
+    """Monotone in shares and neighbours, as the planner needs."""
+
+    def __init__(
+        self,
+        models: dict[str, FakeModel] = MODELS,
+        *,
+        interference: float = 1.0,
+        profiled_batch: int = 8,
+        profiled_share_pct: float = 5.0,
+        spread: float = 0.1,
+    ) -> None:
+        self._models = models
+        self.models = tuple(models)
+        self._interference = interference
+        self._profiled_batch = profiled_batch
+        self._profiled_share_pct = profiled_share_pct
+        self._spread = spread
+
+    def _latency_ms(self, tenant: Tenant, batch: int, neighbours: Iterable[Tenant]) -> float:
+        model = self._models[tenant.model]
+        pressure = sum(
+            self._models[n.model].pressure * (n.share_pct or 100) / 100 * (1 + n.batch_size / 32)
+            for n in neighbours
+        )
+        alone = (model.fixed_ms + model.each_ms * batch) / ((tenant.share_pct or 100) / 100)
+        return alone * (1 + self._interference * pressure)
+
+    def predict(self, cells: Sequence[Sequence[Tenant]]) -> list[list[Prediction]]:
+        return [
+            [
+                self._prediction(
+                    tenant.batch_size,
+                    self._latency_ms(tenant, tenant.batch_size, [*cell[:k], *cell[k + 1 :]]),
+                )
+                for k, tenant in enumerate(cell)
+            ]
+            for cell in cells
+        ]
+
+    def _prediction(self, batch: int, latency_ms: float) -> Prediction:
+        return Prediction(
+            latency_ms=latency_ms,
+            latency_low_ms=latency_ms * (1 - self._spread),
+            latency_high_ms=latency_ms * (1 + self._spread),
+            throughput_rps=1000 * batch / latency_ms,
+            cv=0.05,
+        )
+
+    def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> np.ndarray:
+        return np.array(
+            [self._latency_ms(tenant, n, neighbours) for n in range(1, tenant.batch_size + 1)]
+        )
+
+    def outside(self, tenants: Sequence[Tenant]) -> list[str]:
+        found = []
+        for tenant in tenants:
+            if tenant.batch_size > self._profiled_batch:
+                found.append(f"{tenant.model}: batch_size {tenant.batch_size} was not profiled")
+            if (tenant.share_pct or 100) < self._profiled_share_pct:
+                found.append(f"{tenant.model}: share_pct {tenant.share_pct:g} was not profiled")
+        return found
+
+
+@dataclass(frozen=True)
+class FakeEstimate:
+    quantiles_ms: dict[float, float]
+    stable: bool
+
+
+def fake_request_latency(
+    service_ms: np.ndarray,
+    cv: float,
+    rate_rps: float,
+    arrival: str,
+    percentiles: Sequence[float],
+    queue_delay_us: int = 0,
+) -> FakeEstimate:
+    """An exponential wait behind full batches: monotone in service times and in the rate."""
+    batch_ms = float(service_ms[-1])
+    busy = rate_rps * batch_ms / (1000 * len(service_ms))
+    if busy >= 1:
+        return FakeEstimate(dict.fromkeys(percentiles, math.inf), stable=False)
+    wait_ms = batch_ms * busy / (2 * (1 - busy)) * (0.5 if arrival == "constant" else 1.0)
+    return FakeEstimate(
+        {
+            p: batch_ms * (1 + cv) - wait_ms * math.log(1 - p / 100) + queue_delay_us / 1000
+            for p in percentiles
+        },
+        stable=True,
+    )
+
+
+def as_predictor(predictor: FakePredictor) -> Predictor:
+    return predictor  # a type checker sees here that the fake fulfils the protocol
+
+
+def fewest_by_brute_force(
+    predictor: Predictor,
+    workloads: Sequence[Workload],
+    *,
+    batch_sizes: Sequence[int],
+    share_step_pct: float,
+    max_tenants: int,
+    latency_rule: str = "percentile",
+    request_latency: RequestLatency = fake_request_latency,
+) -> int | None:
+    """The fewest devices by trying every partition, every batch size, every share: no pruning."""
+    evaluator = Evaluator(predictor, rule_of(latency_rule), request_latency)
+    grid = [Setting(batch, share) for batch in batch_sizes for share in share_grid(share_step_pct)]
+    known: dict[tuple[int, ...], bool] = {}
+
+    def fits(group: tuple[int, ...]) -> bool:
+        if group not in known:
+            members = [workloads[index] for index in group]
+            known[group] = len(group) <= max_tenants and any(
+                sum(setting.share_pct for setting in settings) <= 100 + 1e-9
+                and all(judgement.holds for judgement in evaluator.judge(members, settings))
+                for settings in itertools.product(grid, repeat=len(group))
+            )
+        return known[group]
+
+    best: int | None = None
+    for partition in _partitions(list(range(len(workloads)))):
+        if (best is None or len(partition) < best) and all(fits(tuple(g)) for g in partition):
+            best = len(partition)
+    return best
+
+
+def _partitions(items: list[int]) -> Iterable[list[list[int]]]:
+    if not items:
+        yield []
+        return
+    first, rest = items[0], items[1:]
+    for partition in _partitions(rest):
+        yield [[first], *partition]
+        for index, group in enumerate(partition):
+            yield [*partition[:index], [first, *group], *partition[index + 1 :]]
+
+
+__all__ = [
+    "MODELS",
+    "FakeModel",
+    "FakePredictor",
+    "as_predictor",
+    "fake_request_latency",
+    "fewest_by_brute_force",
+]
