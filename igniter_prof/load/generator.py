@@ -18,6 +18,7 @@ from igniter_prof.load.worker import Job, Report
 from igniter_prof.records import REQUEST_DTYPE
 
 READY_S = 60.0
+_WORKER = "from igniter_prof.load.worker import main; main()"
 _ROW_DTYPE = np.dtype(
     [("intended_ns", "<i8"), ("sent_ns", "<i8"), ("done_ns", "<i8"), ("ok", "u1")]
 )
@@ -38,7 +39,8 @@ class Generator:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "igniter_prof.load.worker", str(theirs.fileno())],
+                # not -m: what is pickled must belong to the module, not to __main__
+                [sys.executable, "-c", _WORKER, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # Ctrl-C is for igprof to interpret

@@ -1,7 +1,7 @@
-"""The process that sends one tenant's requests: ``python -m igniter_prof.load.worker FD``.
+"""The process that sends one tenant's requests; ``Generator`` starts it with a socket's number.
 
 A process of its own, so that neither other tenants' clients nor igprof itself share its interpreter
-lock. It imports little and gets its request bodies ready-made over the socket FD, from which a lost
+lock. It imports little and gets its request bodies ready-made over that socket, from which a lost
 parent is noticed too: it then ends.
 
 Threads send; the main thread talks to the parent. In a closed loop each thread keeps one request in
@@ -336,7 +336,3 @@ def main() -> None:
     finally:
         # requests in flight must not keep the process: its threads are daemons
         os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

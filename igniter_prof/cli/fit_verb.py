@@ -1,0 +1,76 @@
+"""``igprof fit``: a latency model from a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from igniter_prof.cli.common import json_option, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from igniter_prof.records import FitError
+
+
+@click.command("fit")
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Coefficients file to write."
+)
+@click.option("--model", default="igniter", show_default=True, help="Latency model: igniter, none.")
+@click.option("--seed", default=0, show_default=True, help="Of the hold-out and the optimiser.")
+@click.option(
+    "--holdout",
+    "holdout_pct",
+    type=click.FloatRange(0, 50),
+    default=20.0,
+    show_default=True,
+    help="Percent of the cells that the reported error is about.",
+)
+@json_option
+def command(
+    profile: Path, out: Path, model: str, seed: int, holdout_pct: float, as_json: bool
+) -> None:
+    """Fit a latency model to a profile and report its error on cells that it did not see."""
+    from igniter_prof.dataset import ProfileStore
+    from igniter_prof.files import write_json
+    from igniter_prof.fitting import fit
+
+    store = ProfileStore.open(profile)
+    coefficients = fit(
+        store.measurements(),
+        store.manifest.device,
+        profile_hash=store.digest(),
+        model=model,
+        seed=seed,
+        holdout=holdout_pct / 100.0,
+    )
+    write_json(out, coefficients)
+    for line in coefficients.extra["notes"]:
+        note(f"note: {line}")
+    if as_json:
+        print_json(coefficients)
+        return
+    report = coefficients.report
+    if report is not None:
+        rows = [
+            _row("fitted cells", report.train),
+            _row("hold-out", report.holdout),
+            _row("hold-out, no interference", report.holdout_none),
+            *(_row(f"  {group}", error) for group, error in report.by_group.items()),
+        ]
+        print_table(
+            f"Relative error of the predicted latency, model '{model}'",
+            ["cells", "number", "mean %", "median %", "p90 %", "p99 %", "R²"],
+            rows,
+        )
+    note(f"{len(coefficients.models)} models fitted: {out}")
+
+
+def _row(label: str, error: FitError) -> list[str | int | None]:
+    def text(value: float | None, digits: int) -> str | None:
+        return None if value is None else f"{value:.{digits}f}"
+
+    percents = (error.mean_pct, error.median_pct, error.p90_pct, error.p99_pct)
+    return [label, error.cells, *(text(value, 2) for value in percents), text(error.r2, 4)]

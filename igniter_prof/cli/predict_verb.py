@@ -1,0 +1,52 @@
+"""``igprof predict``: the latency of cells from coefficients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from igniter_prof.cli.common import json_option, note, print_json
+
+_WARNINGS = 10
+
+
+@click.command("predict")
+@click.argument("coefficients", type=click.Path(path_type=Path))
+@click.option(
+    "--cells",
+    "cells_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,…",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="CSV of the predictions."
+)
+@json_option
+def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> None:
+    """Predict the mean latency of a batch, and its 90% interval, for each tenant of each cell."""
+    from igniter_prof.fitting import load_coefficients, predictor
+    from igniter_prof.fitting.cells_csv import read_cells, write_predictions
+
+    model = predictor(load_coefficients(coefficients))
+    table = read_cells(cells_path, model)
+    cells = [list(row.tenants.values()) for row in table.rows]
+    predictions = model.predict(cells)
+    write_predictions(out, table, predictions)
+    warnings = model.outside_of_all(cells)
+    for warning in warnings[:_WARNINGS]:
+        note(f"warning: {warning}")
+    if len(warnings) > _WARNINGS:
+        note(f"warning: and {len(warnings) - _WARNINGS} more kinds of cells outside the profile")
+    if as_json:
+        print_json(
+            {
+                "cells": len(cells),
+                "tenants": sum(len(cell) for cell in cells),
+                "out": str(out),
+                "warnings": warnings,
+            }
+        )
+    else:
+        note(f"{len(cells)} cells predicted: {out}")

@@ -1,0 +1,307 @@
+"""``igprof profile``: measure a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.options import INTEGERS, NUMBERS, serve_options, serving_options
+from igniter_prof.errors import INTERRUPTED, BadInput, Unstable
+
+if TYPE_CHECKING:
+    from igniter_prof.profiling import Outcome, Progress
+    from igniter_prof.records import Cell, Sweep
+
+
+@click.command("profile")
+@click.argument(
+    "sweep_file", metavar="[SWEEP.yaml]", required=False, type=click.Path(path_type=Path)
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the profile.")
+@click.option("--models", help="Comma-separated names.")
+@click.option("--batch-sizes", type=INTEGERS)
+@click.option("--shares", type=NUMBERS, help="In percent of the device.")
+@click.option("--instances", type=INTEGERS)
+@click.option("--input-scales", type=NUMBERS, help="0.1 to 2.0.")
+@click.option("--cpu-cores", type=NUMBERS, help="CPU caps, in cores.")
+@click.option("--memory-mib", type=NUMBERS, help="Memory caps.")
+@click.option("--colocate", type=click.Choice(["none", "pairs", "triples"]))
+@click.option("--device", help="cpu, cpu:<cores>, or cuda:<index or UUID>.")
+@click.option("--runtime", type=click.Choice(["local", "docker", "remote"]))
+@click.option("--server", type=click.Choice(["own", "shared"]))
+@click.option("--protocol", type=click.Choice(["http", "grpc"]))
+@click.option("--load", "load_kind", type=click.Choice(["closed", "constant", "poisson"]))
+@click.option("--concurrency", type=int, help="Requests in flight (closed loop).")
+@click.option("--rate", "rate_rps", type=float, help="Requests per second (open loops).")
+@click.option("--precision", "precision_pct", type=float, help="Wanted of the mean, in percent.")
+@click.option("--min-time", "min_s", type=float, help="Shortest window, in seconds.")
+@click.option("--max-time", "max_s", type=float, help="Longest window, in seconds.")
+@click.option("--repeats", type=int, help="How often each cell is measured.")
+@click.option("--seed", type=int)
+@click.option(
+    "--cells",
+    "cells_file",
+    type=click.Path(path_type=Path),
+    help="Measure the cells of a CSV file instead of the sweep's own.",
+)
+@serving_options
+@click.option(
+    "--dry-run", is_flag=True, help="Print the cells and the time expected; measure none."
+)
+@click.option("--strict", is_flag=True, help="Exit with 5 if a tenant failed or is unstable.")
+@json_option
+def command(
+    sweep_file: Path | None,
+    out: Path | None,
+    cells_file: Path | None,
+    dry_run: bool,
+    strict: bool,
+    as_json: bool,
+    triton: Path | None,
+    repository: Path | None,
+    address: str | None,
+    grpc_address: str | None,
+    ca_file: Path | None,
+    headers: tuple[tuple[str, str], ...],
+    **flags: Any,
+) -> int:
+    """Measure models alone and co-located; the same command again resumes.
+
+    What to measure is said in SWEEP.yaml (docs/profile.md), by flags, or both: flags win.
+    """
+    from igniter_prof.config import cells as cells_of
+    from igniter_prof.config import load_sweep
+    from igniter_prof.config.cells import read_cells
+    from igniter_prof.config.devices import resolve_device
+    from igniter_prof.profiling import profile, sources_of
+    from igniter_prof.session import CellContext
+
+    if sweep_file is None and not flags["models"]:
+        raise click.UsageError("nothing to measure: give SWEEP.yaml or --models")
+    sweep = load_sweep(sweep_file, _overrides(flags, address=address, repository=repository))
+    device = resolve_device(sweep.device)
+    planned = cells_of(sweep, device.id)
+    if cells_file is not None:
+        planned = [
+            planned[0].model_copy(update={"tenants": tenants, "baseline": False, "repeat": 0})
+            for tenants in read_cells(cells_file)
+        ]
+        planned = list(dict.fromkeys(planned))
+    if dry_run:
+        _print_plan(sweep, planned, as_json)
+        return 0
+    if out is None:
+        raise click.UsageError("where to store it? give --out PROFILE_DIR")
+    options = serve_options(
+        runtime=sweep.runtime,
+        server=planned[0].server,
+        start_timeout_s=sweep.stopping.start_timeout_s,
+        triton=triton,
+        repository=Path(sweep.repository) if sweep.repository else None,
+        address=sweep.address,
+        grpc_address=grpc_address,
+        ca_file=ca_file,
+        headers=headers,
+    )
+    _check_models(sweep, options)
+    folder = sweep_file.parent if sweep_file else Path()
+    context = CellContext(
+        device=device,
+        options=options,
+        stopping=sweep.stopping,
+        sources=sources_of(sweep, folder),
+        seed=sweep.seed,
+    )
+    with _Display(len(planned)) as display:
+        outcome = profile(
+            sweep,
+            planned,
+            context,
+            out,
+            on_cell=display.begin,
+            on_progress=display.end,
+        )
+    _print_outcome(outcome, out, as_json)
+    if outcome.interrupted:
+        note("interrupted; the same command again goes on from here")
+        return INTERRUPTED
+    if strict and (outcome.failed_tenants or outcome.unstable_tenants):
+        raise Unstable(
+            f"{outcome.failed_tenants} tenants failed, {outcome.unstable_tenants} are unstable",
+            where=str(out),
+            hint="igprof report shows which; a longer --max-time may help",
+        )
+    return 0
+
+
+def _overrides(
+    flags: dict[str, Any], *, address: str | None, repository: Path | None
+) -> dict[str, Any]:
+    """The fields of Sweep that flags set; a flag that was not given sets nothing."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    if "models" in given:
+        given["models"] = [name.strip() for name in given["models"].split(",") if name.strip()]
+    load = {
+        field: given.pop(flag)
+        for flag, field in (
+            ("load_kind", "kind"),
+            ("concurrency", "concurrency"),
+            ("rate_rps", "rate_rps"),
+        )
+        if flag in given
+    }
+    stopping = {
+        name: given.pop(name) for name in ("precision_pct", "min_s", "max_s") if name in given
+    }
+    if load:
+        given["load"] = load
+    if stopping:
+        given["stopping"] = stopping
+    if address is not None:
+        given["address"] = address
+    if repository is not None:
+        given["repository"] = str(repository)
+    return given
+
+
+def _check_models(sweep: Sweep, options: Any) -> None:
+    """Find unknown models before anything is started."""
+    if sweep.runtime == "remote":
+        return
+    from igniter_prof import zoo
+
+    for model in sweep.models:
+        if options.repository is not None and (options.repository / model.name).is_dir():
+            continue
+        zoo.resolve(model.name)
+    if options.repository is not None and not options.repository.is_dir():
+        raise BadInput("no such folder", where=str(options.repository))
+
+
+def _print_plan(sweep: Sweep, cells: list[Cell], as_json: bool) -> None:
+    from igniter_prof.profiling import expected_s
+    from igniter_prof.units import format_duration
+
+    low_s, high_s = expected_s(len(cells), sweep.stopping)
+    if as_json:
+        print_json(
+            {
+                "cells": [
+                    {"cell_id": cell.cell_id, **cell.model_dump(mode="json")} for cell in cells
+                ],
+                "count": len(cells),
+                "expected_s": [round(low_s), round(high_s)],
+            }
+        )
+        return
+    print_table(
+        f"{len(cells)} cells, {format_duration(low_s)} to {format_duration(high_s)}",
+        ["#", "cell", "tenants", ""],
+        [
+            [index + 1, cell.cell_id, describe(cell), "baseline" if cell.baseline else ""]
+            for index, cell in enumerate(cells)
+        ],
+    )
+
+
+def describe(cell: Cell) -> str:
+    """A cell's tenants in one line, such as ``resnet50 b4 50% + mlp b1 25%``."""
+    parts = []
+    for tenant in cell.tenants:
+        words = [tenant.model, f"b{tenant.batch_size}"]
+        if tenant.share_pct is not None:
+            words.append(f"{tenant.share_pct:g}%")
+        if tenant.input_scale != 1.0:
+            words.append(f"x{tenant.input_scale:g}")
+        if tenant.cpu_cores is not None:
+            words.append(f"{tenant.cpu_cores:g} cores")
+        if tenant.memory_mib is not None:
+            words.append(f"{tenant.memory_mib:g} MiB")
+        if tenant.instances != 1:
+            words.append(f"{tenant.instances} instances")
+        parts.append(" ".join(words))
+    return " + ".join(parts)
+
+
+@dataclasses.dataclass
+class _Display:
+    """Progress on standard error: a line a cell; on a terminal the cell in flight as well."""
+
+    total: int
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    measured: int = 0
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._erase()
+
+    def _erase(self) -> None:
+        if click.get_text_stream("stderr").isatty():
+            click.echo("\r\033[K", err=True, nl=False)
+
+    def begin(self, done: int, cell: Cell) -> None:
+        if click.get_text_stream("stderr").isatty():
+            click.echo(f"[{done + 1}/{self.total}] {describe(cell)} …", err=True, nl=False)
+
+    def end(self, progress: Progress) -> None:
+        from igniter_prof.units import format_duration, format_ms
+
+        self._erase()
+        self.measured += 1
+        shown = []
+        for tenant in progress.measurement.tenants:
+            if tenant.status != "ok":
+                shown.append(f"{tenant.status} ({tenant.detail})")
+            elif tenant.latency is not None:
+                ci_ms = tenant.latency.mean_ci_ms
+                spread = "" if ci_ms is None else f" ±{100 * ci_ms / tenant.latency.mean_ms:.1f}%"
+                mark = "" if tenant.stable else " (unstable)"
+                shown.append(f"{format_ms(tenant.latency.mean_ms)}{spread}{mark}")
+        left_s = (time.monotonic() - self.began) / self.measured * (progress.total - progress.done)
+        note(
+            f"[{progress.done}/{progress.total}] {describe(progress.measurement.cell)}:"
+            f" {', '.join(shown)}; about {format_duration(left_s)} left"
+        )
+
+
+def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
+    summary = {
+        "profile": str(out),
+        "cells": outcome.cells,
+        "stored": len(outcome.measurements),
+        "measured_now": outcome.measured,
+        "failed_tenants": outcome.failed_tenants,
+        "unstable_tenants": outcome.unstable_tenants,
+        "baseline_drift_pct": baseline_drift_pct(outcome),
+        "interrupted": outcome.interrupted,
+    }
+    if as_json:
+        print_json(summary)
+        return
+    drift = summary["baseline_drift_pct"]
+    drifted = "" if drift is None else f"; baseline spread {drift:.1f} %"
+    click.echo(
+        f"{out}: {summary['stored']} of {outcome.cells} cells stored ({outcome.measured} now),"
+        f" {outcome.failed_tenants} failed and {outcome.unstable_tenants} unstable tenants{drifted}"
+    )
+
+
+def baseline_drift_pct(outcome: Outcome) -> float | None:
+    """How far the repeated baselines lie apart: (largest - smallest) mean over their mean."""
+    means = [
+        tenant.latency.mean_ms
+        for measurement in outcome.measurements
+        if measurement.cell.baseline
+        for tenant in measurement.tenants
+        if tenant.latency is not None
+    ]
+    if len(means) < 2:
+        return None
+    return 100 * (max(means) - min(means)) / (sum(means) / len(means))

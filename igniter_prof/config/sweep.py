@@ -1,0 +1,252 @@
+"""Sweeps: read what is asked for, and turn it into cells. Pure: nothing is started here."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from igniter_prof.errors import BadInput
+from igniter_prof.files import parse, read_yaml
+from igniter_prof.records import Cell, Sweep, SweepModel, Tenant
+
+SET_SIZES = {"pairs": 2, "triples": 3}
+FULL_SHARE_PCT = 100.0
+ROUNDING = 1e-9
+
+
+def load_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
+    """Read a sweep file, if there is one, and lay what the command line says over it.
+
+    In a file a model may be a plain name, and values that were given as a scalar become a list of
+    one.
+
+    Args:
+        path: a YAML file, or None.
+        overrides: fields of Sweep (a mapping replaces only the keys that it has).
+
+    Raises:
+        BadInput: names the file, the field, and what would be right.
+    """
+    document = {} if path is None else read_yaml(path)
+    where = "the command line" if path is None else str(path)
+    if not isinstance(document, dict):
+        raise BadInput(
+            "a sweep is a mapping", where=where, hint="see docs/profile.md for an example"
+        )
+    document = dict(document)
+    for key, value in overrides.items():
+        if isinstance(value, dict) and isinstance(document.get(key), dict):
+            document[key] = {**document[key], **value}
+        else:
+            document[key] = value
+    if isinstance(document.get("models"), (list, tuple)):
+        document["models"] = [
+            {"name": model} if isinstance(model, str) else model for model in document["models"]
+        ]
+    for key in ("batch_sizes", "shares", "instances", "input_scales", "cpu_cores", "memory_mib"):
+        if isinstance(document.get(key), (int, float)):
+            document[key] = [document[key]]
+    sweep = parse(document, Sweep, where)
+    _check(sweep, where)
+    return sweep
+
+
+def _check(sweep: Sweep, where: str) -> None:
+    names = [model.name for model in sweep.models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(f"model '{twice[0]}' is listed twice", where=where)
+    for model in sweep.models:
+        for share in model.shares or sweep.shares:
+            if not 0 < share <= FULL_SHARE_PCT:
+                raise BadInput(
+                    f"share {share:g} of model '{model.name}' is out of range",
+                    where=f"{where}, shares",
+                    hint="a share is in percent of the device: above 0, at most 100",
+                )
+        for batch in model.batch_sizes or sweep.batch_sizes:
+            if not 1 <= batch <= 1024:
+                raise BadInput(
+                    f"batch size {batch} of model '{model.name}' is out of range",
+                    where=f"{where}, batch_sizes",
+                    hint="a batch size is between 1 and 1024",
+                )
+        for scale in model.input_scales or sweep.input_scales:
+            if not 0.1 <= scale <= 2.0:
+                raise BadInput(
+                    f"input scale {scale:g} of model '{model.name}' is out of range",
+                    where=f"{where}, input_scales",
+                    hint="an input scale is between 0.1 and 2.0",
+                )
+    if not isinstance(sweep.colocate, str):
+        for members in sweep.colocate:
+            unknown = sorted(set(members) - set(names))
+            if unknown:
+                raise BadInput(
+                    f"model '{unknown[0]}' is not among the sweep's models",
+                    where=f"{where}, colocate",
+                    hint=f"models: {', '.join(names)}",
+                )
+            if len(members) < 2:
+                raise BadInput("a co-located set has two or more", where=f"{where}, colocate")
+    for split in sweep.colocate_shares or ():
+        if sum(split) > FULL_SHARE_PCT + ROUNDING:
+            raise BadInput(
+                f"shares {list(split)} add up to {sum(split):g}, at most 100 fit on a device",
+                where=f"{where}, colocate_shares",
+            )
+    if sweep.runtime == "remote" and sweep.address is None:
+        raise BadInput(
+            "a remote sweep needs the server's address",
+            where=where,
+            hint="--address host:port of its HTTP endpoint",
+        )
+    if sweep.runtime == "remote" and (
+        any(value is not None for value in (*sweep.cpu_cores, *sweep.memory_mib))
+    ):
+        raise BadInput("caps cannot be set on a remote server", where=where)
+
+
+def cells(sweep: Sweep, device_id: str) -> list[Cell]:
+    """All cells of a sweep, in the order in which they are to be measured.
+
+    The order is random with the sweep's seed, and after every ``baseline_every`` cells the first
+    solo cell is measured again (``baseline``), so that drift of the machine can be told apart from
+    what the dimensions do.
+
+    Raises:
+        BadInput: the sweep has no cells.
+    """
+    # a core cap takes the share's place, so that several shares may give the same cell
+    points = list(dict.fromkeys([*_solo(sweep, device_id), *_colocated(sweep, device_id)]))
+    if not points:
+        raise BadInput("the sweep has no cells", hint="no share split fits? see --dry-run")
+    drawn = [
+        point.model_copy(update={"repeat": repeat})
+        for point in points
+        for repeat in range(sweep.repeats)
+    ]
+    random.Random(sweep.seed).shuffle(drawn)
+    if sweep.baseline_every == 0:
+        return drawn
+    baseline = points[0].model_copy(update={"baseline": True})
+    ordered: list[Cell] = []
+    turns = itertools.count()
+    for index, cell in enumerate(drawn):
+        if index % sweep.baseline_every == 0:
+            ordered.append(baseline.model_copy(update={"repeat": next(turns)}))
+        ordered.append(cell)
+    ordered.append(baseline.model_copy(update={"repeat": next(turns)}))
+    return ordered
+
+
+def shared_server(sweep: Sweep) -> bool:
+    """Whether the tenants of a cell live in one server, without shares of their own."""
+    return sweep.server == "shared" or sweep.runtime == "remote"
+
+
+def _cell(sweep: Sweep, device_id: str, tenants: tuple[Tenant, ...]) -> Cell:
+    return Cell(
+        device=device_id,
+        tenants=tenants,
+        load=sweep.load,
+        server="shared" if shared_server(sweep) else "own",
+        protocol=sweep.protocol,
+    )
+
+
+def _variants(
+    sweep: Sweep, model: SweepModel, batch_sizes: Sequence[int], shares: Sequence[float | None]
+) -> Iterator[Tenant]:
+    """A model's tenants over all dimensions."""
+    for share, batch, instances, scale, cores, memory in itertools.product(
+        shares,
+        batch_sizes,
+        model.instances or sweep.instances,
+        model.input_scales or sweep.input_scales,
+        sweep.cpu_cores,
+        sweep.memory_mib,
+    ):
+        yield Tenant(
+            model=model.name,
+            batch_size=batch,
+            # on a CPU share and core cap are the same knob: a cap takes the share's place
+            share_pct=None if cores is not None else share,
+            instances=instances,
+            input_scale=scale,
+            cpu_cores=cores,
+            memory_mib=memory,
+        )
+
+
+def _shares(sweep: Sweep, model: SweepModel) -> tuple[float | None, ...]:
+    if shared_server(sweep):
+        return (None,)
+    # the largest share first: the first solo cell is the baseline
+    return tuple(sorted(model.shares or sweep.shares, reverse=True))
+
+
+def _solo(sweep: Sweep, device_id: str) -> Iterator[Cell]:
+    for model in sweep.models:
+        batches = model.batch_sizes or sweep.batch_sizes
+        for tenant in _variants(sweep, model, batches, _shares(sweep, model)):
+            yield _cell(sweep, device_id, (tenant,))
+
+
+def _colocated(sweep: Sweep, device_id: str) -> list[Cell]:
+    if sweep.colocate == "none":
+        return []
+    by_name = {model.name: model for model in sweep.models}
+    if isinstance(sweep.colocate, str):
+        sets: list[tuple[str, ...]] = list(
+            itertools.combinations(by_name, SET_SIZES[sweep.colocate])
+        )
+    else:
+        sets = list(sweep.colocate)
+    found = []
+    for members in sets:
+        choices = [
+            list(
+                _variants(
+                    sweep,
+                    by_name[name],
+                    sweep.colocate_batch_sizes or by_name[name].batch_sizes or sweep.batch_sizes,
+                    _shares(sweep, by_name[name])
+                    if sweep.colocate_shares is None or shared_server(sweep)
+                    else sorted({split[index] for split in _splits(sweep, len(members))}),
+                )
+            )
+            for index, name in enumerate(members)
+        ]
+        found += [
+            _cell(sweep, device_id, tenants)
+            for tenants in itertools.product(*choices)
+            if _fits(sweep, tenants)
+        ]
+    # a set like (a, a) gives the same cell in both orders
+    unique = list({_unordered(cell): cell for cell in reversed(found)}.values())[::-1]
+    if sweep.colocate_sample is not None and sweep.colocate_sample < len(unique):
+        picked = random.Random(sweep.seed + 1).sample(range(len(unique)), sweep.colocate_sample)
+        unique = [unique[index] for index in sorted(picked)]
+    return unique
+
+
+def _splits(sweep: Sweep, size: int) -> list[tuple[float, ...]]:
+    return [split for split in sweep.colocate_shares or () if len(split) == size]
+
+
+def _fits(sweep: Sweep, tenants: tuple[Tenant, ...]) -> bool:
+    shares = tuple(tenant.share_pct for tenant in tenants)
+    given = tuple(share for share in shares if share is not None)
+    if len(given) < len(shares):
+        return True
+    if sweep.colocate_shares is not None:
+        return given in _splits(sweep, len(tenants))
+    return sum(given) <= FULL_SHARE_PCT + ROUNDING
+
+
+def _unordered(cell: Cell) -> tuple[str, ...]:
+    return tuple(sorted(tenant.model_dump_json() for tenant in cell.tenants))

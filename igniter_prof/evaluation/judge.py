@@ -1,0 +1,66 @@
+"""From the raw requests of a planned tenant to its verdict. Pure."""
+
+from __future__ import annotations
+
+from igniter_prof.records import MEASURED, Load, PlanDevice, PlanTenant, WorkloadResult
+from igniter_prof.session import Observed, lagged_pct
+from igniter_prof.statistics import latencies_ms, summarise
+
+
+def loads_of(device: PlanDevice) -> list[Load]:
+    """The traffic that each tenant of a plan's device was planned for: open loops."""
+    return [Load(kind=tenant.arrival, rate_rps=tenant.rate_rps) for tenant in device.tenants]
+
+
+def judge(
+    tenant: PlanTenant, device: str, seen: Observed, window_s: float | None
+) -> WorkloadResult:
+    """What one planned tenant was measured to do.
+
+    Latency counts from the *intended* send instant, so that a client held up by a slow server
+    still counts the wait (no coordinated omission). The SLO is met if at most
+    ``100 - percentile`` percent of all requests took longer than the SLO or failed.
+
+    Args:
+        tenant: as planned.
+        device: name of the plan's device.
+        seen: its requests and how it ended.
+        window_s: length of the counted window, None if there was none.
+    """
+    outcome = WorkloadResult(
+        workload=tenant.workload,
+        model=tenant.model,
+        device=device,
+        batch_size=tenant.batch_size,
+        share_pct=tenant.share_pct,
+        rate_rps=tenant.rate_rps,
+        slo_ms=tenant.slo_ms,
+        percentile=tenant.percentile,
+        status=seen.status,
+        detail=seen.detail,
+        slo_met=False,
+        predicted=tenant.predicted,
+    )
+    rows = seen.rows[seen.rows["phase"] == MEASURED]
+    if seen.status != "ok" or len(rows) == 0 or window_s is None:
+        if seen.status == "ok":
+            return outcome.model_copy(update={"detail": "no request fell into the window"})
+        return outcome
+    latency_ms = latencies_ms(rows, intended=True)
+    within = int((latency_ms <= tenant.slo_ms).sum())
+    violations_pct = 100.0 * (len(rows) - within) / len(rows)
+    times = seen.server_times
+    return outcome.model_copy(
+        update={
+            "requests": len(rows),
+            "failed_requests": len(rows) - len(latency_ms),
+            "latency": summarise(latency_ms) if len(latency_ms) else None,
+            "latency_sent": summarise(latencies_ms(rows)) if len(latency_ms) else None,
+            "throughput_rps": len(latency_ms) / window_s,
+            "goodput_rps": within / window_s,
+            "violations_pct": violations_pct,
+            "lagged_pct": lagged_pct(rows),
+            "executed_batch": times.executed_batch if times else None,
+            "slo_met": bool(violations_pct <= 100.0 - tenant.percentile),
+        }
+    )

@@ -1,0 +1,107 @@
+"""Triton's own account of a model: metadata, configuration, statistics (HTTP, off the load path).
+
+Protocol: KServe v2 with Triton's statistics extension
+(github.com/triton-inference-server/server, docs/protocol/extension_statistics.md).
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from igniter_prof.errors import OutsideFailure
+from igniter_prof.records import Endpoint, ServerTimes
+from igniter_prof.units import NS_PER_MS
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class TritonApi:
+    """Reads what a server says of the model of one endpoint."""
+
+    endpoint: Endpoint
+    headers: tuple[tuple[str, str], ...] = ()
+    tls_ca: str | None = None
+
+    def metadata(self) -> dict[str, Any]:
+        """Inputs, outputs and versions of the model. Raises OutsideFailure."""
+        return self._get(f"/v2/models/{self.endpoint.model_name}")
+
+    def config(self) -> dict[str, Any]:
+        """The model's configuration as the server completed it. Raises OutsideFailure."""
+        return self._get(f"/v2/models/{self.endpoint.model_name}/config")
+
+    def statistics(self) -> dict[str, Any]:
+        """Cumulative statistics of the model (all versions summed). Raises OutsideFailure."""
+        answer = self._get(f"/v2/models/{self.endpoint.model_name}/stats")
+        stats: list[dict[str, Any]] = answer["model_stats"]
+        return {
+            "inferences": sum(int(entry.get("inference_count", 0)) for entry in stats),
+            "executions": sum(int(entry.get("execution_count", 0)) for entry in stats),
+            **{
+                part: {
+                    "count": sum(
+                        int(entry.get("inference_stats", {}).get(part, {}).get("count", 0))
+                        for entry in stats
+                    ),
+                    "ns": sum(
+                        int(entry.get("inference_stats", {}).get(part, {}).get("ns", 0))
+                        for entry in stats
+                    ),
+                }
+                for part in ("queue", "compute_input", "compute_infer", "compute_output")
+            },
+        }
+
+    def _get(self, path: str) -> dict[str, Any]:
+        where = f"http://{self.endpoint.http_address}{path}"
+        try:
+            if self.endpoint.tls:
+                context = ssl.create_default_context(cafile=self.tls_ca)
+                connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                    self.endpoint.http_address or "", timeout=TIMEOUT_S, context=context
+                )
+            else:
+                connection = http.client.HTTPConnection(
+                    self.endpoint.http_address or "", timeout=TIMEOUT_S
+                )
+            try:
+                connection.request("GET", path, headers=dict(self.headers))
+                response = connection.getresponse()
+                body = response.read()
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise OutsideFailure(f"does not answer ({error})", where=where) from error
+        if response.status != 200:
+            text = body[:300].decode(errors="replace")
+            raise OutsideFailure(f"answered {response.status}: {text}", where=where)
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+
+def server_times(before: dict[str, Any], after: dict[str, Any]) -> ServerTimes | None:
+    """What happened between two snapshots of ``statistics``; None if nothing was executed."""
+    inferences = after["inferences"] - before["inferences"]
+    executions = after["executions"] - before["executions"]
+    if inferences <= 0 or executions <= 0:
+        return None
+
+    def mean_ms(part: str) -> float:
+        count = after[part]["count"] - before[part]["count"]
+        total_ns = after[part]["ns"] - before[part]["ns"]
+        return float(total_ns / count / NS_PER_MS) if count > 0 else 0.0
+
+    return ServerTimes(
+        queue_ms=mean_ms("queue"),
+        compute_input_ms=mean_ms("compute_input"),
+        compute_infer_ms=mean_ms("compute_infer"),
+        compute_output_ms=mean_ms("compute_output"),
+        executed_batch=inferences / executions,
+        inferences=inferences,
+        executions=executions,
+    )

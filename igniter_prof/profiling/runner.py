@@ -1,0 +1,151 @@
+"""Measure the cells of a sweep, one after the other, into a profile."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from igniter_prof import __version__
+from igniter_prof.dataset import ProfileStore
+from igniter_prof.files import now_utc
+from igniter_prof.load import InputSource
+from igniter_prof.records import Cell, Measurement, ProfileManifest, Stopping, Sweep
+from igniter_prof.session import CellContext, run_cell
+
+START_STOP_S = 4.0
+"""Typical time to start and stop the servers of a cell; for the estimate only."""
+
+CellFunction = Callable[[Cell, CellContext], tuple[Measurement, list[Any]]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep stands, told after every cell."""
+
+    done: int
+    total: int
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    cells: int
+    measured: int
+    """cells measured now; the others were there already"""
+    interrupted: bool
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def failed_tenants(self) -> int:
+        """Tenants that did not end ``ok``, over the whole profile."""
+        return sum(tenant.status != "ok" for each in self.measurements for tenant in each.tenants)
+
+    @property
+    def unstable_tenants(self) -> int:
+        """Tenants that were measured, but not to the wanted precision."""
+        return sum(
+            tenant.status == "ok" and tenant.stable is False
+            for each in self.measurements
+            for tenant in each.tenants
+        )
+
+
+def profile(
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    context: CellContext,
+    out: Path,
+    *,
+    measure_cell: CellFunction = run_cell,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_cell: Callable[[int, Cell], None] | None = None,
+) -> Outcome:
+    """Measure the cells that ``out`` does not hold yet; each is stored before the next begins.
+
+    The first interrupt (SIGINT) lets the cell in flight finish, the second stops at once.
+
+    Args:
+        sweep: what was asked for; stored, and compared when resuming.
+        cells: in the order in which they are measured.
+        context: the device and how its cells are served.
+        out: the profile's folder.
+        measure_cell: from a cell to a measurement.
+        on_progress: told after each cell.
+        on_cell: told before each cell, with the number of cells done so far.
+
+    Raises:
+        BadInput: ``out`` holds something else.
+        OutsideFailure, MissingCapability: a cell could not be measured at all; what was measured
+            before is kept.
+    """
+    manifest = ProfileManifest(
+        sweep=sweep, device=context.device, created_at=now_utc(), igprof=__version__
+    )
+    measured = 0
+    with ProfileStore.create(out, manifest) as store, _finish_first() as interrupted:
+        done = store.done_ids()
+        for cell in cells:
+            if cell.cell_id in done:
+                continue
+            if interrupted.is_set():
+                break
+            if on_cell is not None:
+                on_cell(len(done), cell)
+            measurement, requests = measure_cell(cell, context)
+            store.append(measurement, requests)
+            done.add(cell.cell_id)
+            measured += 1
+            if on_progress is not None:
+                on_progress(Progress(len(done), len(cells), measurement))
+        return Outcome(
+            cells=len(cells),
+            measured=measured,
+            interrupted=interrupted.is_set(),
+            measurements=tuple(store.measurements()),
+        )
+
+
+def sources_of(sweep: Sweep, folder: Path) -> dict[str, InputSource]:
+    """Where each model's inputs come from; paths are relative to the sweep file's folder."""
+    return {
+        model.name: InputSource(
+            path=None if model.inputs is None else folder / model.inputs,
+            shapes=dict(model.shapes or {}),
+            seed=sweep.seed,
+        )
+        for model in sweep.models
+    }
+
+
+def expected_s(cells: int, stopping: Stopping) -> tuple[float, float]:
+    """The shortest and the longest time that so many cells usually take, in seconds."""
+    fixed = START_STOP_S + stopping.warmup_s
+    return cells * (fixed + stopping.min_s), cells * (fixed + stopping.max_s + stopping.cooldown_s)
+
+
+@contextmanager
+def _finish_first() -> Iterator[threading.Event]:
+    """Within it the first SIGINT only sets the event; the second interrupts as usual."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # signals are the main thread's
+        return
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,633 @@
+"""One cell in, one measurement out, all closed again.
+
+::
+
+    deploy ─▶ generators ready ─▶ warm-up ─▶ window … ─▶ drain ─▶ stop ─▶ cool-down
+                                    │          ▲   │
+                                    │  drift:  └───┘ the window begins anew
+                                    └ until every tenant has warmed up
+
+All tenants are loaded from before the window until every request meant for the window has been
+answered, so that each counted request met all its neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from igniter_prof import __version__
+from igniter_prof.config.devices import client_cores
+from igniter_prof.errors import OutsideFailure
+from igniter_prof.files import now_utc
+from igniter_prof.load import Generator, InputSource, prepare
+from igniter_prof.load.worker import Job
+from igniter_prof.monitors import TritonApi, server_times
+from igniter_prof.records import (
+    AFTER,
+    MEASURED,
+    REQUEST_DTYPE,
+    WARMUP,
+    Cell,
+    Conditions,
+    Device,
+    Load,
+    Measurement,
+    ServerTimes,
+    Status,
+    Stopping,
+    Tenant,
+    TenantMeasurement,
+    Usage,
+)
+from igniter_prof.serving import Deployment, ServeOptions, TenantFailure, deploy
+from igniter_prof.statistics import latencies_ms, stability, summarise
+from igniter_prof.units import NS_PER_MS, NS_PER_S
+
+Rows = npt.NDArray[np.void]
+TICK_S = 0.05
+CHECK_S = 0.25
+LAG_NS = 1 * NS_PER_MS
+"""A request sent later than that after its intended instant was late."""
+GIVE_UP_AFTER = 10
+"""A tenant that failed so many requests without one success is done for."""
+REST_BUSY = 0.15
+"""A machine whose device's cores are busy for less than this part of the time is at rest."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of one tenant during ``measure``."""
+
+    rows: Rows
+    status: Status
+    detail: str | None = None
+    stable: bool | None = None
+    verdict: str | None = None
+    server_times: ServerTimes | None = None
+    usage: Usage | None = None
+    client_cpu_pct: float | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The counted time of a measurement and what was seen in it."""
+
+    tenants: tuple[Observed, ...]
+    start_ns: int | None
+    end_ns: int | None
+
+    @property
+    def duration_s(self) -> float | None:
+        """Length of the counted time; None if it was never closed."""
+        if self.start_ns is None or self.end_ns is None:
+            return None
+        return (self.end_ns - self.start_ns) / NS_PER_S
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """What all cells of a sweep share."""
+
+    device: Device
+    options: ServeOptions
+    stopping: Stopping
+    sources: Mapping[str, InputSource] = field(default_factory=dict)
+    seed: int = 0
+
+
+# --- the cell function -----------------------------------------------------------------------
+
+
+def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]:
+    """Deploy a cell's tenants, measure them, stop them, and let the machine come to rest.
+
+    A tenant that cannot start, dies, times out or refuses its requests is a result: it has that
+    status, and its neighbours are ``invalid``.
+
+    Returns:
+        The measurement, and for each tenant its raw requests, (n,) of REQUEST_DTYPE.
+
+    Raises:
+        MissingCapability: this machine cannot run the cell at all.
+        OutsideFailure: something other than a tenant failed.
+    """
+    began = time.monotonic()
+    anchor = _Anchor.now()
+    conditions: Conditions | None = None
+    endpoints = None
+    try:
+        with deploy(context.device, cell.tenants, options=context.options) as deployment:
+            endpoints = deployment.endpoints
+            conditions = conditions_of(deployment, context.device)
+            window = measure(
+                deployment,
+                loads=[cell.load] * len(cell.tenants),
+                sources=[_source(context, tenant) for tenant in cell.tenants],
+                protocol=cell.protocol,
+                stopping=context.stopping,
+                cores=client_cores(context.device)[0],
+                seed=_seed(context.seed, cell),
+            )
+    except TenantFailure as failure:
+        window = failed_window(cell.tenants, failure)
+    cooldown = come_to_rest(context.device, context.stopping.cooldown_s)
+    tenants = []
+    for index, (tenant, seen) in enumerate(zip(cell.tenants, window.tenants, strict=True)):
+        endpoint = endpoints[index] if endpoints else None
+        tenants.append(
+            TenantMeasurement(
+                tenant=tenant,
+                status=seen.status,
+                detail=seen.detail,
+                stable=seen.stable,
+                verdict=seen.verdict,
+                **_statistics(seen.rows, cell.load, tenant.batch_size, window),
+                server_times=seen.server_times,
+                usage=seen.usage,
+                client_cpu_pct=seen.client_cpu_pct,
+                input_shapes=seen.shapes,
+                threads=endpoint.threads if endpoint else None,
+                model_hash=endpoint.model_hash if endpoint else None,
+                config_hash=endpoint.config_hash if endpoint else None,
+                ready_s=endpoint.ready_s if endpoint else None,
+            )
+        )
+    measurement = Measurement(
+        cell_id=cell.cell_id,
+        cell=cell,
+        tenants=tuple(tenants),
+        conditions=conditions or conditions_of(None, context.device),
+        started_at=anchor.started_at,
+        anchor_monotonic_ns=anchor.monotonic_ns,
+        anchor_wall_ns=anchor.wall_ns,
+        boot_id=anchor.boot_id,
+        window_start_ns=window.start_ns,
+        window_end_ns=window.end_ns,
+        duration_s=round(time.monotonic() - began, 3),
+        cooldown=cooldown,
+    )
+    return measurement, [seen.rows for seen in window.tenants]
+
+
+def _source(context: CellContext, tenant: Tenant) -> InputSource:
+    return context.sources.get(tenant.model) or InputSource(seed=context.seed)
+
+
+def _seed(seed: int, cell: Cell) -> int:
+    return (seed * 1_000_003 + int(cell.cell_id, 16)) % 2**32
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    """Ties the monotonic clock to the wall clock and to the boot that it counts from."""
+
+    started_at: str
+    monotonic_ns: int
+    wall_ns: int
+    boot_id: str | None
+
+    @classmethod
+    def now(cls) -> _Anchor:
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return cls(
+            started_at=now_utc(),
+            monotonic_ns=time.monotonic_ns(),
+            wall_ns=time.time_ns(),
+            boot_id=boot.read_text().strip() if boot.exists() else None,
+        )
+
+
+def failed_window(tenants: Sequence[Tenant], failure: TenantFailure) -> Window:
+    """The outcome for tenants of which one could not even start."""
+    return _ended([np.zeros(0, REQUEST_DTYPE) for _ in tenants], tenants, failure, None)
+
+
+def _ended(
+    rows: Sequence[Rows],
+    tenants: Sequence[Tenant],
+    failure: TenantFailure,
+    start_ns: int | None,
+) -> Window:
+    """The outcome of a cell in which one tenant failed; its neighbours' numbers mean nothing."""
+    culprit = tenants[failure.index].model
+    return Window(
+        tenants=tuple(
+            Observed(rows=part, status=failure.status, detail=failure.detail)
+            if index == failure.index
+            else Observed(
+                rows=part,
+                status="invalid",
+                detail=f"its neighbour {culprit} (tenant {failure.index + 1}) ended:"
+                f" {failure.status}",
+            )
+            for index, part in enumerate(rows)
+        ),
+        start_ns=start_ns,
+        end_ns=None,
+    )
+
+
+def _statistics(rows: Rows, load: Load, batch_size: int, window: Window) -> dict[str, Any]:
+    """The derived numbers of one tenant, as fields of TenantMeasurement."""
+    counted = rows[rows["phase"] == MEASURED]
+    good = counted[counted["ok"] == 1]
+    found: dict[str, Any] = {"failed_requests": int(len(counted) - len(good))}
+    if len(good) == 0 or window.duration_s is None:
+        return found
+    found["latency"] = summarise(latencies_ms(rows))
+    if load.kind == "closed":
+        # from the first send to the last answer: exact with one in flight
+        span_s = float(good["done_ns"].max() - good["sent_ns"].min()) / NS_PER_S
+    else:
+        span_s = window.duration_s
+        found["latency_intended"] = summarise(latencies_ms(rows, intended=True))
+        found["lagged_pct"] = lagged_pct(counted)
+    found["throughput_rps"] = len(good) * batch_size / span_s
+    return found
+
+
+def lagged_pct(rows: Rows) -> float:
+    """Share of requests that the client itself sent late, in percent. (n,) of REQUEST_DTYPE."""
+    late = np.asarray(rows["sent_ns"] - rows["intended_ns"] > LAG_NS)
+    return 100.0 * float(late.mean())
+
+
+# --- measuring endpoints ---------------------------------------------------------------------
+
+
+def measure(
+    deployment: Deployment,
+    *,
+    loads: Sequence[Load],
+    sources: Sequence[InputSource],
+    protocol: str,
+    stopping: Stopping,
+    cores: tuple[int, ...],
+    seed: int,
+    request_batches: Sequence[int] | None = None,
+    duration_s: float | None = None,
+    on_tick: Callable[[float], None] | None = None,
+) -> Window:
+    """Load all endpoints at once and watch them until the answer is good enough.
+
+    Args:
+        deployment: the running endpoints.
+        loads: one load an endpoint.
+        sources: one input source an endpoint.
+        protocol: ``http`` or ``grpc``.
+        stopping: warm-up, precision and limits.
+        cores: the cores that the clients may use.
+        seed: of arrivals.
+        request_batches: inferences that a request carries, for each endpoint; by default its
+            tenant's batch size.
+        duration_s: if given, the window lasts that long, whatever the precision.
+        on_tick: called with the seconds since the window began.
+
+    Raises:
+        OutsideFailure: the load generators failed.
+    """
+    count = len(deployment.endpoints)
+    ca_file = str(deployment.ca_file) if deployment.ca_file else None
+    batches = request_batches or [end.tenant.batch_size for end in deployment.endpoints]
+    apis = [TritonApi(endpoint, deployment.headers, ca_file) for endpoint in deployment.endpoints]
+    with contextlib.ExitStack() as stack:
+        generators = [stack.enter_context(Generator()) for _ in range(count)]
+        shapes = []
+        for index, (endpoint, api) in enumerate(zip(deployment.endpoints, apis, strict=True)):
+            payloads = prepare(
+                api.metadata(),
+                api.config(),
+                batch_size=batches[index],
+                input_scale=endpoint.tenant.input_scale,
+                source=sources[index],
+                protocol=protocol,
+            )
+            shapes.append(payloads.shapes)
+            address = endpoint.grpc_address if protocol == "grpc" else endpoint.http_address
+            generators[index].assign(
+                Job(
+                    address=address or "",
+                    protocol=protocol,
+                    model=endpoint.model_name,
+                    bodies=payloads.bodies,
+                    headers=deployment.headers,
+                    load=loads[index],
+                    seed=seed + index,
+                    timeout_s=stopping.request_timeout_s,
+                    cores=cores,
+                    tls=endpoint.tls,
+                    tls_ca=ca_file,
+                )
+            )
+        for generator in generators:
+            generator.wait_ready()
+        run = _Run(deployment, generators, apis, loads, stopping)
+        try:
+            return run.window(duration_s, shapes, on_tick)
+        except TenantFailure as failure:
+            for generator in generators:
+                with contextlib.suppress(OutsideFailure):
+                    generator.stop()
+            return _ended(
+                [_phased(generator.rows(), run.start_ns, None) for generator in generators],
+                [endpoint.tenant for endpoint in deployment.endpoints],
+                failure,
+                run.start_ns,
+            )
+
+
+class _Run:
+    """The course of one measurement: warm-up, window, drain."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        generators: Sequence[Generator],
+        apis: Sequence[TritonApi],
+        loads: Sequence[Load],
+        stopping: Stopping,
+    ) -> None:
+        self._deployment = deployment
+        self._generators = generators
+        self._apis = apis
+        self._loads = loads
+        self._stopping = stopping
+        self._before: list[tuple[dict[str, Any], Usage | None, float]] = []
+        self.start_ns: int | None = None
+
+    def window(
+        self,
+        duration_s: float | None,
+        shapes: Sequence[dict[str, tuple[int, ...]]],
+        on_tick: Callable[[float], None] | None,
+    ) -> Window:
+        """Warm up, measure, drain. Raises TenantFailure when a tenant ends."""
+        loading_ns = time.monotonic_ns() + 20 * NS_PER_MS
+        for generator in self._generators:
+            generator.start(loading_ns)
+        self._warm_up(loading_ns)
+        start_ns = self._open()
+        verdicts = self._watch(start_ns, duration_s, on_tick)
+        assert self.start_ns is not None
+        end_ns = time.monotonic_ns()
+        after_usage = [self._deployment.usage(index) for index in self._indexes()]
+        client_s = [_cpu_s(generator) for generator in self._generators]
+        self._drain(end_ns)
+        after = [api.statistics() for api in self._apis]
+        for generator in self._generators:
+            generator.stop()
+        elapsed_s = (end_ns - self.start_ns) / NS_PER_S
+        tenants = []
+        for index in self._indexes():
+            before, usage, client_before_s = self._before[index]
+            stable, verdict = verdicts[index]
+            tenants.append(
+                Observed(
+                    rows=_phased(self._generators[index].rows(), self.start_ns, end_ns),
+                    status="ok",
+                    stable=stable,
+                    verdict=verdict,
+                    server_times=server_times(before, after[index]),
+                    usage=usage_between(usage, after_usage[index]),
+                    client_cpu_pct=round(100 * (client_s[index] - client_before_s) / elapsed_s, 1),
+                    shapes=shapes[index],
+                )
+            )
+        return Window(tuple(tenants), self.start_ns, end_ns)
+
+    def _indexes(self) -> range:
+        return range(len(self._generators))
+
+    def _tick(self) -> None:
+        """Let time pass, collect reports, and see whether every tenant still lives."""
+        time.sleep(TICK_S)
+        for index, generator in enumerate(self._generators):
+            generator.collect()
+            ended = self._deployment.ending(index)
+            if ended is not None:
+                raise TenantFailure(index, *ended)
+            report = generator.last_report
+            if report is None or not report.failures:
+                continue
+            failed = sum(report.failures.values())
+            if failed >= GIVE_UP_AFTER and not generator.rows()["ok"].any():
+                kind = max(report.failures, key=lambda name: report.failures[name])
+                statuses: dict[str, Status] = {"refused": "refused", "timeout": "timeout"}
+                raise TenantFailure(
+                    index, statuses.get(kind, "crashed"), report.first_failure or "no answer"
+                )
+
+    def _warm_up(self, loading_ns: int) -> None:
+        """Until each tenant has answered often and long enough (every shape was sent)."""
+        limit_s = self._stopping.start_timeout_s
+        while True:
+            self._tick()
+            elapsed_s = (time.monotonic_ns() - loading_ns) / NS_PER_S
+            answers = [int(generator.rows()["ok"].sum()) for generator in self._generators]
+            if elapsed_s >= self._stopping.warmup_s and (
+                min(answers) >= self._stopping.warmup_requests
+            ):
+                return
+            if elapsed_s > limit_s:
+                slowest = answers.index(min(answers))
+                raise TenantFailure(
+                    slowest,
+                    "timeout",
+                    f"answered {answers[slowest]} of {self._stopping.warmup_requests} warm-up"
+                    f" requests in {limit_s:g} s",
+                )
+
+    def _open(self) -> int:
+        """Begin the counted window now."""
+        self._before = [
+            (
+                self._apis[index].statistics(),
+                self._deployment.usage(index),
+                _cpu_s(self._generators[index]),
+            )
+            for index in self._indexes()
+        ]
+        self.start_ns = time.monotonic_ns()
+        return self.start_ns
+
+    def _watch(
+        self,
+        opened_ns: int,
+        duration_s: float | None,
+        on_tick: Callable[[float], None] | None,
+    ) -> list[tuple[bool, str]]:
+        """Watch until all tenants are stable or a limit is reached; a verdict for each."""
+        stopping = self._stopping
+        next_check_s = stopping.min_s if duration_s is None else duration_s
+        while True:
+            self._tick()
+            elapsed_s = (time.monotonic_ns() - opened_ns) / NS_PER_S
+            if on_tick is not None:
+                on_tick(elapsed_s)
+            if elapsed_s < next_check_s:
+                continue
+            next_check_s = elapsed_s + CHECK_S
+            counted = [self._latencies(index) for index in self._indexes()]
+            found = [
+                stability(
+                    latency_ms,
+                    precision_pct=stopping.precision_pct,
+                    max_drift_pct=stopping.max_drift_pct,
+                )
+                for latency_ms in counted
+            ]
+            enough = min(len(latency_ms) for latency_ms in counted) >= stopping.min_requests
+            if duration_s is not None or (enough and all(each.stable for each in found)):
+                return [(each.stable, each.reason) for each in found]
+            most = max(len(latency_ms) for latency_ms in counted)
+            if elapsed_s >= stopping.max_s or most >= stopping.max_requests:
+                return [
+                    (each.stable and enough, f"{each.reason}; stopped at a limit") for each in found
+                ]
+            drifting = enough and any(each.drifts for each in found)
+            window_s = (time.monotonic_ns() - (self.start_ns or opened_ns)) / NS_PER_S
+            # what drifts has not settled: forget the unsettled start while there is time
+            if drifting and window_s >= 2 * stopping.min_s and elapsed_s <= stopping.max_s / 2:
+                self._open()
+                next_check_s = elapsed_s + max(stopping.min_s, CHECK_S)
+
+    def _latencies(self, index: int) -> npt.NDArray[np.float64]:
+        """Latencies of the window's good requests so far, in ms, in the order of their ends."""
+        rows = self._generators[index].rows()
+        counted = rows[(rows["intended_ns"] >= self.start_ns) & (rows["ok"] == 1)]
+        begin = "sent_ns" if self._loads[index].kind == "closed" else "intended_ns"
+        latency_ms: npt.NDArray[np.float64] = (counted["done_ns"] - counted[begin]) / NS_PER_MS
+        return latency_ms
+
+    def _drain(self, end_ns: int) -> None:
+        """Keep all loads up until every request meant for the window has been answered."""
+        limit_ns = end_ns + int(self._stopping.request_timeout_s * NS_PER_S)
+        while not all(generator.answered_until(end_ns) for generator in self._generators):
+            if time.monotonic_ns() > limit_ns:
+                late = [
+                    index
+                    for index, generator in enumerate(self._generators)
+                    if not generator.answered_until(end_ns)
+                ]
+                raise TenantFailure(
+                    late[0],
+                    "timeout",
+                    f"requests were not answered in {self._stopping.request_timeout_s:g} s",
+                )
+            self._tick()
+
+
+def _cpu_s(generator: Generator) -> float:
+    return generator.last_report.cpu_s if generator.last_report else 0.0
+
+
+def _phased(rows: Rows, start_ns: int | None, end_ns: int | None) -> Rows:
+    """Mark each request by the window that it was meant for."""
+    rows["phase"] = WARMUP
+    if start_ns is not None:
+        rows["phase"][rows["intended_ns"] >= start_ns] = MEASURED
+        if end_ns is not None:
+            rows["phase"][rows["intended_ns"] >= end_ns] = AFTER
+    return rows
+
+
+def usage_between(before: Usage | None, after: Usage | None) -> Usage | None:
+    """Counters as differences between two readings; peaks and kills as of the later one."""
+    if before is None or after is None:
+        return after
+
+    def minus(name: str) -> Any:
+        first, last = getattr(before, name), getattr(after, name)
+        return None if first is None or last is None else last - first
+
+    return Usage(
+        cpu_s=minus("cpu_s"),
+        periods=minus("periods"),
+        throttled_periods=minus("throttled_periods"),
+        throttled_s=minus("throttled_s"),
+        memory_peak_mib=after.memory_peak_mib,
+        oom_kills=after.oom_kills,
+    )
+
+
+# --- surroundings ----------------------------------------------------------------------------
+
+
+def conditions_of(deployment: Deployment | None, device: Device) -> Conditions:
+    """The conditions under which a deployment (None: it could not start) runs on this host."""
+    cores, apart = client_cores(device)
+    served = deployment.conditions() if deployment is not None else {"runtime": "local"}
+    return Conditions(
+        igprof=__version__,
+        os=_os_name(),
+        kernel=platform.release(),
+        cpu_model=_cpu_model(),
+        cpu_count=os.cpu_count(),
+        client_cores=cores,
+        client_apart=apart,
+        python=platform.python_version(),
+        **served,
+    )
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def come_to_rest(device: Device, limit_s: float) -> str | None:
+    """Wait until the device's cores are nearly idle, at most ``limit_s``; says how it ended."""
+    if limit_s <= 0:
+        return None
+    began = time.monotonic()
+    while True:
+        busy = _busy(device.cores, 0.1)
+        waited_s = time.monotonic() - began
+        if busy < REST_BUSY:
+            return f"at rest after {waited_s:.1f} s"
+        if waited_s >= limit_s:
+            return f"not at rest after {waited_s:.1f} s: cores {busy:.0%} busy"
+
+
+def _busy(cores: tuple[int, ...], over_s: float) -> float:
+    """The busy part of some cores' time (all cores if none are named), read from /proc/stat."""
+
+    def jiffies() -> tuple[int, int]:
+        idle = total = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if not name.startswith("cpu") or name == "cpu":
+                continue
+            if cores and int(name[3:]) not in cores:
+                continue
+            values = [int(value) for value in fields[:8]]
+            idle += values[3] + values[4]
+            total += sum(values)
+        return idle, total
+
+    idle_0, total_0 = jiffies()
+    time.sleep(over_s)
+    idle_1, total_1 = jiffies()
+    return 1.0 - (idle_1 - idle_0) / max(1, total_1 - total_0)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from igniter_prof import files
+from igniter_prof.errors import BadInput, MissingCapability
+from igniter_prof.records import Sweep
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="lost power"), files.atomic_write(path) as out:
+        out.write(b"new")
+        raise RuntimeError("lost power")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_disk_space_is_a_missing_capability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with (
+        pytest.raises(MissingCapability, match="no disk space"),
+        files.atomic_write(tmp_path / "a") as out,
+    ):
+        out.write(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_bad_input(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BadInput, match="cannot be written"),
+        files.atomic_write(tmp_path / "none" / "a"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1', "line 1"),
+        ("{}\n}", "line 2"),
+    ],
+)
+def test_broken_json_names_the_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        files.read_json(path)
+    assert message in str(caught.value)
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("models: [a\nshares: 1\n")
+    with pytest.raises(BadInput, match="line 2"):
+        files.read_yaml(path)
+
+
+def test_binary_and_missing_files_are_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="not a text file"):
+        files.read_text(tmp_path / "b")
+    with pytest.raises(BadInput, match="no such file"):
+        files.read_text(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"models": [{"name": "a"}], "bach_sizes": [1]}, "did you mean 'batch_sizes'"),
+        ({"models": [{"name": "a", "shpes": {}}]}, "did you mean 'shapes'"),
+        ({"models": [{"name": "a"}], "stopping": {"mins": 1}}, "did you mean 'min_s'"),
+        ({}, "'models' is missing"),
+        ({"models": [{"name": "a"}], "repeats": 0}, "'repeats'"),
+        ({"models": [{"name": "a"}], "load": {"kind": "poisson"}}, "needs rate_rps"),
+        ({"models": [{"name": "a"}], "schema_version": 9}, "schema_version 9"),
+        ([], "a mapping was expected"),
+    ],
+)
+def test_a_bad_document_says_what_and_where(document: object, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        files.parse(document, Sweep, "s.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("s.yaml")
