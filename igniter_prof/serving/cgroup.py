@@ -152,8 +152,8 @@ class Group:
         """Send SIGKILL to every process in the group."""
         self.lift()
         with contextlib.suppress(OSError):
-            (self.cpu / "cgroup.kill").open("r+").close()  # version 2, Linux 5.14
-            (self.cpu / "cgroup.kill").write_text("1")
+            if (self.cpu / "cgroup.kill").exists():  # version 2 since Linux 5.14
+                (self.cpu / "cgroup.kill").write_text("1")
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -240,13 +240,13 @@ def named(prefix: str, *, root: Path = ROOT, own: Path | None = None) -> list[Gr
     kind = version(root)
     if kind is None:
         return []
-    found: dict[str, Group] = {}
+    found: dict[tuple[Path, ...], Group] = {}
     for base in _bases(kind, root, own):
-        for folder in base.values():
-            for entry in folder.glob(f"{prefix}*"):
-                # a group half made or half removed counts too: its other folders do not matter
-                parts = {key: value / entry.name for key, value in base.items()}
-                found[str(base["cpu"] / entry.name)] = _group(kind, parts)
+        # a group half made or half removed counts too
+        names = {entry.name for folder in base.values() for entry in folder.glob(f"{prefix}*")}
+        for name in names:
+            group = _group(kind, {key: folder / name for key, folder in base.items()})
+            found[group.folders] = group
     return list(found.values())
 
 
@@ -297,20 +297,28 @@ def _own(text: Path | None) -> dict[str, str]:
 
 def _make(kind: Version, base: dict[str, Path], name: str) -> Group:
     group = _group(kind, {key: folder / name for key, folder in base.items()})
-    for folder in group.folders:
-        for attempt in range(5):
-            try:
-                folder.parent.mkdir(exist_ok=True)
-                if kind == 2:
-                    _delegate(folder.parent.parent)
-                    _delegate(folder.parent)
-                folder.mkdir()
-                break
-            except FileNotFoundError:
-                if attempt == 4:
-                    raise
-                # another igprof, the last one out, took the folder away in between
+    try:
+        for folder in group.folders:
+            _make_folder(kind, folder)
+    except BaseException:
+        group.remove()
+        raise
     return group
+
+
+def _make_folder(kind: Version, folder: Path) -> None:
+    for attempt in range(5):
+        try:
+            folder.parent.mkdir(exist_ok=True)
+            if kind == 2:
+                _delegate(folder.parent.parent)
+                _delegate(folder.parent)
+            folder.mkdir()
+            return
+        except FileNotFoundError:
+            # another igprof, the last one out, took the parent away in between
+            if attempt == 4:
+                raise
 
 
 def _group(kind: Version, parts: dict[str, Path]) -> Group:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from igniter_prof.records import Endpoint, ServerMode, Status, Usage
 
+Backend = Literal["python", "onnxruntime", "tensorrt"]
 Progress = Callable[[str], None]
 
 
@@ -26,7 +27,7 @@ class ServeOptions:
     """A ``tritonserver`` to use instead of the one on PATH or the cached wheel (local)."""
     repository: Path | None = None
     """The user's own model repository (local); None: the one that comes with igprof."""
-    backend: str = "python"
+    backend: Backend = "python"
     """The Triton backend that the tenants are rendered for (local)."""
     server: ServerMode = "own"
     """``own``: a server a tenant; ``shared``: all tenants in one server, without shares."""

@@ -46,8 +46,15 @@ class Installation:
     """Its backends; None: where Triton itself looks for them."""
     environment: tuple[tuple[str, str], ...] | None
     """The server's whole environment; None: ours (a Triton of the user's knows its own)."""
-    python: Path | None
-    """The Python of the server's packages, to be asked for versions."""
+    packages: Path | None
+    """The virtual environment of the server's packages; None: not ours to know."""
+
+    def framework(self) -> str | None:
+        """``onnxruntime <version>`` as installed for the servers; None if it is not known."""
+        if self.packages is None:
+            return None
+        found = next(self.packages.glob("lib/python*/site-packages/onnxruntime-*.dist-info"), None)
+        return None if found is None else found.name.removesuffix(".dist-info").replace("-", " ")
 
 
 def root() -> Path:
@@ -84,7 +91,7 @@ def ensure(path: Path | None = None, progress: Progress = silent) -> Installatio
     """
     own = locate(path)
     if own is not None:
-        return Installation(program=own, backends=None, environment=None, python=None)
+        return Installation(program=own, backends=None, environment=None, packages=None)
     reason = unsupported()
     if reason is not None:
         raise MissingCapability(
@@ -134,7 +141,7 @@ def _installation(
         program=server / "pytriton" / "tritonserver" / "bin" / "tritonserver",
         backends=backends,
         environment=tuple(variables.items()),
-        python=environment / "bin" / "python",
+        packages=environment,
     )
 
 

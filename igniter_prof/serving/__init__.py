@@ -1,0 +1,85 @@
+"""Serve tenants: ``deploy`` is a context that yields an endpoint for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from igniter_prof.errors import BadInput, did_you_mean
+from igniter_prof.records import Device, Tenant
+from igniter_prof.serving.conditions import host_conditions, server_conditions
+from igniter_prof.serving.contract import (
+    Deployment,
+    Progress,
+    ServeOptions,
+    TenantFailure,
+    silent,
+)
+from igniter_prof.serving.launched import LaunchedState, attach, launch, launched_states, stop
+from igniter_prof.serving.local import deploy_local
+from igniter_prof.serving.marks import reap
+from igniter_prof.serving.remote import deploy_remote, parse_header
+from igniter_prof.serving.shares import SHARE_PERIOD_US
+
+if TYPE_CHECKING:
+    Runtime = Callable[
+        [Device, Sequence[Tenant], ServeOptions, Progress], AbstractContextManager[Deployment]
+    ]
+
+__all__ = [
+    "SHARE_PERIOD_US",
+    "Deployment",
+    "LaunchedState",
+    "ServeOptions",
+    "TenantFailure",
+    "attach",
+    "deploy",
+    "host_conditions",
+    "launch",
+    "launched_states",
+    "parse_header",
+    "reap",
+    "server_conditions",
+    "stop",
+]
+
+RUNTIMES: dict[str, Runtime] = {"local": deploy_local, "remote": deploy_remote}
+ENTRY_POINTS = "igniter_prof.runtimes"
+
+
+def deploy(
+    device: Device,
+    tenants: Sequence[Tenant],
+    *,
+    options: ServeOptions | None = None,
+    progress: Progress = silent,
+) -> AbstractContextManager[Deployment]:
+    """Serve tenants on a device for the time of a context; all are ready when it is entered.
+
+    Args:
+        device: what they run on.
+        tenants: what is served, with shares and caps.
+        options: runtime, server mode, time-outs; None: the defaults.
+        progress: told what takes long (a first download).
+
+    Raises:
+        TenantFailure: a tenant could not be served: the result of its cell (at entry).
+        BadInput: these tenants cannot be served together, or there is no such runtime.
+        MissingCapability: this machine lacks Triton, or a right (at entry).
+        OutsideFailure: a remote server does not answer (at entry).
+    """
+    options = options or ServeOptions()
+    return _runtime(options.runtime)(device, tenants, options, progress)
+
+
+def _runtime(name: str) -> Runtime:
+    if name in RUNTIMES:
+        return RUNTIMES[name]
+    from importlib.metadata import entry_points
+
+    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in plugins:
+        raise BadInput(f"unknown runtime '{name}'", hint=did_you_mean(name, [*RUNTIMES, *plugins]))
+    runtime: Runtime = plugins[name].load()
+    return runtime

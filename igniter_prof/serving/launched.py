@@ -1,0 +1,200 @@
+"""Servers that outlive igprof: started, found again by a stored state, stopped."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from igniter_prof import files
+from igniter_prof.errors import OutsideFailure
+from igniter_prof.records import Device, Endpoint, Record, ServerMode, Tenant
+from igniter_prof.serving import cgroup, marks
+from igniter_prof.serving.contract import Progress, ServeOptions, silent
+from igniter_prof.serving.local import LocalDeployment, prepare
+from igniter_prof.serving.process import Process
+from igniter_prof.serving.server import POLL_S, Ports, Recipe, Server
+from igniter_prof.serving.shares import Caps
+from igniter_prof.serving.triton import Installation
+
+GRACE_S = 10.0
+"""How long a launched server may take to end by itself before it is killed."""
+
+
+class LaunchedServer(Record):
+    """A server of a launched plan, as stored."""
+
+    indices: tuple[int, ...]
+    name: str
+    pid: int
+    start_ticks: int | None
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    group: tuple[str, ...] = ()
+    group_version: Literal[1, 2] | None = None
+    log: str
+    models: tuple[str, ...]
+    repositories: tuple[str, ...]
+    cpu_cores: float | None = None
+    memory_mib: float | None = None
+    threads: int
+
+
+class LaunchedState(Record):
+    """What is needed to find launched servers again; JSON by ``model_dump(mode="json")``."""
+
+    mark: str
+    started_at: str
+    device: Device
+    server: ServerMode
+    endpoints: tuple[Endpoint, ...]
+    servers: tuple[LaunchedServer, ...]
+    program: str
+    packages: str | None = None
+
+
+def launch(
+    device: Device,
+    tenants: Sequence[Tenant],
+    options: ServeOptions,
+    *,
+    progress: Progress = silent,
+) -> LaunchedState:
+    """Start servers that outlive this process, and wait until they are ready.
+
+    If that fails, or is interrupted or killed, nothing stays (after a ``kill -9``: not beyond the
+    next start of any igprof).
+
+    Raises:
+        TenantFailure, BadInput, MissingCapability: as ``deploy``.
+    """
+    deployment = prepare(device, options, progress, launched=True)
+    try:
+        deployment.start(tenants, progress)
+        state = LaunchedState(
+            mark=deployment.mark.name,
+            started_at=files.now_utc(),
+            device=device,
+            server=options.server,
+            endpoints=deployment.endpoints,
+            servers=tuple(_stored(server) for server in deployment.servers),
+            program=str(deployment.installation.program),
+            packages=_text(deployment.installation.packages),
+        )
+        marks.write_state(
+            deployment.mark, {"complete": True, "launched": state.model_dump(mode="json")}
+        )
+    except BaseException:
+        deployment.close()
+        raise
+    return state
+
+
+def attach(state: LaunchedState) -> LocalDeployment:
+    """A view of launched servers, dead ones included (``ending`` tells); leave them running.
+
+    Raises:
+        OutsideFailure: the state is of an earlier boot, or of another machine's container.
+    """
+    mark = marks.parse(state.mark)
+    if mark is None or mark.boot != marks.boot_id() or mark.namespace != marks.namespace():
+        raise OutsideFailure(
+            "the servers are gone: the machine was started anew since they were launched",
+            where=state.mark,
+            hint="stop the plan, then launch it again",
+        )
+    installation = Installation(
+        program=Path(state.program),
+        backends=None,
+        environment=None,
+        packages=None if state.packages is None else Path(state.packages),
+    )
+    deployment = LocalDeployment(
+        mark, state.device, ServeOptions(server=state.server), installation
+    )
+    deployment.endpoints = state.endpoints
+    deployment.servers = [_restored(server) for server in state.servers]
+    return deployment
+
+
+def stop(state: LaunchedState, *, grace_s: float = GRACE_S) -> None:
+    """End launched servers, gracefully if they will, and remove all that is theirs. Idempotent.
+
+    Raises:
+        OutsideFailure: a process outlived being killed.
+    """
+    mark = marks.parse(state.mark)
+    if mark is None:
+        return
+    if mark.boot == marks.boot_id() and mark.namespace == marks.namespace():
+        deployment = attach(state)
+        for server in deployment.servers:
+            if server.group is not None:
+                server.group.lift()
+            server.process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(
+            server.process.poll() is None for server in deployment.servers
+        ):
+            time.sleep(POLL_S)
+        deployment.close()
+    else:
+        marks.sweep_up(mark)
+
+
+def launched_states() -> list[LaunchedState]:
+    """All complete launches of this machine that were not stopped, oldest first."""
+    found = []
+    for folder in marks.runs().iterdir():
+        state = marks.read_state(folder) or {}
+        if state.get("host") == marks.host_id() and state.get("complete"):
+            found.append(LaunchedState.model_validate(state["launched"]))
+    return sorted(found, key=lambda state: state.started_at)
+
+
+def _stored(server: Server) -> LaunchedServer:
+    group, recipe = server.group, server.recipe
+    return LaunchedServer(
+        indices=recipe.indices,
+        name=server.name,
+        pid=server.process.pid,
+        start_ticks=server.process.start_ticks,
+        http_port=server.ports.http,
+        grpc_port=server.ports.grpc,
+        metrics_port=server.ports.metrics,
+        group=() if group is None else tuple(map(str, group.folders)),
+        group_version=None if group is None else group.version,
+        log=str(server.log),
+        models=recipe.models,
+        repositories=tuple(map(str, recipe.repositories)),
+        cpu_cores=recipe.caps.cpu_cores,
+        memory_mib=recipe.caps.memory_mib,
+        threads=recipe.threads,
+    )
+
+
+def _restored(stored: LaunchedServer) -> Server:
+    recipe = Recipe(
+        indices=stored.indices,
+        models=stored.models,
+        repositories=tuple(map(Path, stored.repositories)),
+        caps=Caps(stored.cpu_cores, stored.memory_mib),
+        threads=stored.threads,
+    )
+    kind = stored.group_version
+    return Server(
+        recipe=recipe,
+        name=stored.name,
+        ports=Ports(stored.http_port, stored.grpc_port, stored.metrics_port),
+        process=Process(stored.pid, stored.start_ticks),
+        group=None if kind is None else cgroup.read(stored.group, kind),
+        log=Path(stored.log),
+        started_s=0.0,
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

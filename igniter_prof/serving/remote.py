@@ -1,0 +1,186 @@
+"""A Triton that already runs somewhere: no caps, no shares, no cold start, nothing to stop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from igniter_prof.errors import BadInput, OutsideFailure, did_you_mean
+from igniter_prof.records import Device, Endpoint, Status, Tenant, Usage
+from igniter_prof.serving import probe
+from igniter_prof.serving.contract import Progress, ServeOptions
+
+DEFAULT_PORT = 8000
+
+
+class RemoteDeployment:
+    """Models on a server that somebody else runs."""
+
+    def __init__(self, endpoints: tuple[Endpoint, ...], options: ServeOptions) -> None:
+        self.endpoints = endpoints
+        self._options = options
+
+    @property
+    def runtime(self) -> str:
+        """``remote``."""
+        return "remote"
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What every request must carry (secrets: never stored)."""
+        return self._options.headers
+
+    @property
+    def ca_file(self) -> Path | None:
+        """Certificates that the server is checked against; None: the system's."""
+        return self._options.ca_file
+
+    def usage(self, index: int) -> Usage | None:
+        """None: nobody tells what the server uses."""
+        return None
+
+    def ending(self, index: int) -> tuple[Status, str] | None:
+        """None while the model answers that it is ready."""
+        endpoint = self.endpoints[index]
+        path = f"/v2/models/{endpoint.model_name}/ready"
+        assert endpoint.http_address is not None
+        try:
+            status, _ = _get(endpoint.http_address, endpoint.tls, path, self._options)
+        except probe.Unreachable as error:
+            return "crashed", f"{endpoint.http_address} does not answer: {error}"
+        return None if status == 200 else ("crashed", f"the model is not ready (HTTP {status})")
+
+    def log_tail(self, index: int) -> str:
+        """Empty: the log is on the server."""
+        return ""
+
+    def conditions(self) -> dict[str, Any]:
+        """The version of Triton; the rest is not known from outside."""
+        endpoint = self.endpoints[0]
+        version = None
+        assert endpoint.http_address is not None
+        with contextlib.suppress(probe.Unreachable):
+            _, body = _get(endpoint.http_address, endpoint.tls, "/v2", self._options)
+            version = probe.document(body).get("version")
+        return {"runtime": self.runtime, "triton": None if version is None else str(version)}
+
+
+@contextlib.contextmanager
+def deploy_remote(
+    device: Device, tenants: Sequence[Tenant], options: ServeOptions, progress: Progress
+) -> Iterator[RemoteDeployment]:
+    """Use models of a Triton that already runs; see ``serving.deploy``.
+
+    Raises:
+        BadInput: there is no address, it is malformed, a tenant has a share or a cap, or the
+            server has no such model.
+        OutsideFailure: the server does not answer, is not ready, or refuses us.
+    """
+    for tenant in tenants:
+        caps = (tenant.share_pct, tenant.cpu_cores, tenant.memory_mib)
+        if any(cap is not None for cap in caps):
+            raise BadInput(
+                "a remote server takes no shares and no caps from us",
+                where=f"tenant {tenant.model}",
+                hint="leave share_pct, cpu_cores and memory_mib out",
+            )
+    host, address, tls = parse_address(options.address)
+    progress(f"asking the Triton at {address}")
+    _expect_ready(address, tls, options)
+    for tenant in tenants:
+        _expect_model(address, tls, tenant.model, options)
+    endpoints = tuple(
+        Endpoint(
+            tenant=tenant,
+            model_name=tenant.model,
+            http_address=address,
+            grpc_address=options.grpc_address,
+            metrics_address=options.metrics_address,
+            tls=tls,
+            host=host,
+        )
+        for tenant in tenants
+    )
+    yield RemoteDeployment(endpoints, options)
+
+
+def parse_address(text: str | None) -> tuple[str, str, bool]:
+    """Host, ``host:port`` and whether it is TLS, of ``host[:port]`` or ``http(s)://host[:port]``.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    if not text:
+        raise BadInput("the remote runtime needs the server's address", hint="--address host:port")
+    scheme, _, rest = text.rpartition("://")
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    extra = not host or parts.path.strip("/") or parts.query or parts.username
+    if extra or scheme not in ("", "http", "https"):
+        # the text may hold a password: do not repeat it
+        raise BadInput(
+            "the server's address is none",
+            hint="host:port or http(s)://host:port, without a path; credentials go into headers",
+        )
+    tls = scheme == "https"
+    port = port or (443 if tls else DEFAULT_PORT)
+    assert host is not None
+    shown = f"[{host}]" if ":" in host else host
+    return host, f"{shown}:{port}", tls
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """Name and value of ``name: value``. Raises BadInput, which does not repeat the value."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or "\n" in text or "\r" in text:
+        raise BadInput("a header is none", hint="write it as 'name: value'")
+    return name.strip(), value.strip()
+
+
+def _get(address: str, tls: bool, path: str, options: ServeOptions) -> tuple[int, bytes]:
+    return probe.get(address, path, tls=tls, ca_file=options.ca_file, headers=options.headers)
+
+
+def _expect_ready(address: str, tls: bool, options: ServeOptions) -> None:
+    try:
+        status, _ = _get(address, tls, "/v2/health/ready", options)
+    except probe.Unreachable as error:
+        raise OutsideFailure(
+            f"no Triton answers: {error}",
+            where=address,
+            hint="check the address, and --ca-file if it has a certificate of its own",
+        ) from error
+    if status in (401, 403):
+        raise OutsideFailure(
+            f"the server refuses us (HTTP {status})", where=address, hint="check --header"
+        )
+    if status != 200:
+        raise OutsideFailure(f"the server is not ready (HTTP {status})", where=address)
+
+
+def _expect_model(address: str, tls: bool, model: str, options: ServeOptions) -> None:
+    status, body = _get(address, tls, f"/v2/models/{model}", options)
+    if status == 200 and probe.document(body).get("inputs"):
+        return
+    known = _models(address, tls, options)
+    raise BadInput(
+        f"the server has no model '{model}' (HTTP {status})",
+        where=address,
+        hint=did_you_mean(model, known) if known else None,
+    )
+
+
+def _models(address: str, tls: bool, options: ServeOptions) -> list[str]:
+    """Names of the models with statistics: the index needs a POST, and these are the loaded."""
+    try:
+        _, body = _get(address, tls, "/v2/models/stats", options)
+    except probe.Unreachable:
+        return []
+    stats = probe.document(body).get("model_stats", [])
+    return [str(entry["name"]) for entry in stats if isinstance(entry, dict) and "name" in entry]
