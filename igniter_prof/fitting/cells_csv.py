@@ -1,0 +1,180 @@
+"""Cells to predict as CSV: one row a cell, the columns of tenant k end in ``_k``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from igniter_prof.errors import BadInput, did_you_mean
+from igniter_prof.files import read_text, write_csv
+from igniter_prof.fitting.predictor import Predictor
+from igniter_prof.records import Device, Prediction, Tenant
+
+_FIELDS = (
+    "model",
+    "batch_size",
+    "share_pct",
+    "input_scale",
+    "instances",
+    "cpu_cores",
+    "memory_mib",
+)
+_ANSWERS = ("latency_ms", "latency_low_ms", "latency_high_ms")
+_NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>[1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One row: its line in the file, its fields as written, its tenants by their number k."""
+
+    line: int
+    fields: dict[str, str]
+    tenants: dict[int, Tenant]
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """A file of cells."""
+
+    path: Path
+    columns: tuple[str, ...]
+    numbers: tuple[int, ...]
+    rows: tuple[CellRow, ...]
+
+
+def read_cells(path: Path, predictor: Predictor) -> CellTable:
+    """Read the cells to predict.
+
+    Columns ``model_k`` and ``batch_size_k`` are needed for tenant 1; ``share_pct_k``,
+    ``input_scale_k``, ``instances_k``, ``cpu_cores_k``, ``memory_mib_k`` may be there. A column
+    that does not end in a number is repeated in the answer, unread.
+
+    Raises:
+        BadInput: with the file, its line, and the column.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        header = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
+        numbers = _tenant_numbers(header, path)
+        rows = [
+            _row(path, reader.line_num, header, values, numbers, predictor)
+            for values in reader
+            if any(value.strip() for value in values)
+        ]
+    except csv.Error as error:
+        raise BadInput(f"is not valid CSV ({error})", where=_at(path, reader.line_num)) from error
+    if not rows:
+        raise BadInput("holds no cells", where=str(path), hint="add one row for each cell")
+    return CellTable(path, tuple(header), numbers, tuple(rows))
+
+
+def write_predictions(path: Path, table: CellTable, predictions: list[list[Prediction]]) -> None:
+    """Write the answer: the columns as they were, then each tenant's latency and interval."""
+    columns = [f"{name}_{number}" for number in table.numbers for name in _ANSWERS]
+    rows: list[dict[str, Any]] = []
+    for row, cell in zip(table.rows, predictions, strict=True):
+        answer: dict[str, Any] = dict(row.fields)
+        for number, prediction in zip(row.tenants, cell, strict=True):
+            for name in _ANSWERS:
+                answer[f"{name}_{number}"] = format(getattr(prediction, name), ".9g")
+        rows.append(answer)
+    write_csv(path, rows, [*table.columns, *columns])
+
+
+def _tenant_numbers(header: list[str], path: Path) -> tuple[int, ...]:
+    where = _at(path, 1)
+    if len(set(header)) < len(header):
+        raise BadInput("two columns have the same name", where=where)
+    numbers: set[int] = set()
+    for column in header:
+        match = _NUMBERED.fullmatch(column)
+        if match is None:
+            continue
+        name, number = match["name"], int(match["number"])
+        if name in _ANSWERS:
+            raise BadInput(
+                f"the column '{column}' is one of the answer's",
+                where=where,
+                hint="remove it or give it another name",
+            )
+        if name not in _FIELDS:
+            known = [f"{field}_{number}" for field in _FIELDS]
+            raise BadInput(
+                f"unknown column '{column}'", where=where, hint=did_you_mean(column, known)
+            )
+        numbers.add(number)
+    for number in sorted(numbers | {1}):
+        for field in ("model", "batch_size"):
+            if f"{field}_{number}" not in header:
+                raise BadInput(
+                    f"the column '{field}_{number}' is missing",
+                    where=where,
+                    hint="a header is model_1,batch_size_1,share_pct_1,model_2,…",
+                )
+    return tuple(sorted(numbers))
+
+
+def _row(
+    path: Path,
+    line: int,
+    header: list[str],
+    values: list[str],
+    numbers: tuple[int, ...],
+    predictor: Predictor,
+) -> CellRow:
+    where = _at(path, line)
+    if len(values) != len(header):
+        raise BadInput(f"has {len(values)} fields, the header {len(header)}", where=where)
+    fields = dict(zip(header, values, strict=True))
+    tenants: dict[int, Tenant] = {}
+    for number in numbers:
+        given = {
+            name: text for name in _FIELDS if (text := fields.get(f"{name}_{number}", "").strip())
+        }
+        if given:
+            tenants[number] = _tenant(given, number, where, predictor)
+    if not tenants:
+        raise BadInput("has no tenant", where=where)
+    total = sum(tenant.share_pct or 0.0 for tenant in tenants.values())
+    if total > 100.0 + 1e-6:
+        raise BadInput(f"the shares add up to {total:g}%, over 100%", where=where)
+    return CellRow(line, fields, tenants)
+
+
+def _tenant(given: dict[str, str], number: int, where: str, predictor: Predictor) -> Tenant:
+    for name in ("model", "batch_size"):
+        if name not in given:
+            raise BadInput(f"'{name}_{number}' is empty", where=where)
+    if given["model"] not in predictor.models:
+        raise BadInput(
+            f"the model '{given['model']}' was not profiled",
+            where=where,
+            hint=did_you_mean(given["model"], predictor.models),
+        )
+    try:
+        tenant = Tenant.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = f"{first['loc'][0]}_{number}"
+        raise BadInput(f"'{field}': {first['msg']}, got {first['input']!r}", where=where) from error
+    if _both_knobs(tenant, predictor.coefficients.device):
+        raise BadInput(
+            f"share_pct_{number} and cpu_cores_{number} are the same knob on a CPU device",
+            where=where,
+            hint="set one of them",
+        )
+    return tenant
+
+
+def _both_knobs(tenant: Tenant, device: Device) -> bool:
+    return device.kind == "cpu" and tenant.share_pct is not None and tenant.cpu_cores is not None
+
+
+def _at(path: Path, line: int) -> str:
+    return f"{path}, line {line}"

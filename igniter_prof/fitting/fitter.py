@@ -1,0 +1,207 @@
+"""From a profile's measurements to coefficients: fit, hold out, report, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from igniter_prof import __version__
+from igniter_prof.errors import BadInput
+from igniter_prof.files import now_utc
+from igniter_prof.fitting import accuracy, equations
+from igniter_prof.fitting.estimate import Estimate
+from igniter_prof.fitting.holdout import hold_out
+from igniter_prof.fitting.latency_models import LatencyModel, fit_none, latency_model
+from igniter_prof.fitting.points import BoolArray, FloatArray, Observations, observe
+from igniter_prof.records import Coefficients, Device, FitReport, Measurement
+
+_SPLITS = 5
+_SPLIT_FRACTION = 0.2
+
+
+def fit(
+    measurements: Sequence[Measurement],
+    device: Device,
+    *,
+    profile_hash: str,
+    model: str = "igniter",
+    seed: int = 0,
+    holdout: float = 0.2,
+) -> Coefficients:
+    """Fit a latency model to a profile.
+
+    The report is of a fit that never saw the hold-out; the parameters are then refitted to all
+    cells. Intervals come from the errors of several such splits.
+
+    Args:
+        measurements: of one device type; what cannot be used is left out with a note.
+        device: that they were measured on.
+        profile_hash: of the profile, kept in the coefficients.
+        model: name of the latency model, see ``MODELS``.
+        seed: of the hold-out and of the optimiser's starts.
+        holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
+
+    Raises:
+        BadInput: nothing usable, a model never measured alone, an unknown latency model.
+    """
+    if not 0.0 <= holdout <= 0.5:
+        raise BadInput(f"a hold-out of {holdout * 100:g}% is outside of 0-50%")
+    fit_model = latency_model(model)
+    data, notes = observe(measurements, device)
+    final = fit_model(data, seed)
+    split = _split(data, fit_model, holdout, seed)
+    if holdout > 0 and not split.held.any():
+        notes += ("too few cells for a hold-out: every one is needed by the fit",)
+    region, together = _region(data)
+    return Coefficients(
+        model=model,
+        device=device,
+        profile_hash=profile_hash,
+        igprof=__version__,
+        created_at=now_utc(),
+        seed=seed,
+        shared=final.shared,
+        models=final.models,
+        region=region,
+        extra={
+            "cv": _spread(data),
+            "load_fraction": _load_fraction(data, device),
+            "interval": _intervals(data, fit_model, seed),
+            "measured_together": together,
+            "notes": [*notes, *final.notes],
+        },
+        report=_report(data, split, seed),
+    )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A fit to the rows that are not held out, and what it predicts for all rows."""
+
+    held: BoolArray
+    fitted: Estimate
+    predicted_ms: FloatArray
+
+
+def _split(data: Observations, fit_model: LatencyModel, fraction: float, seed: int) -> _Split:
+    held = hold_out(data, fraction, seed)
+    fitted = fit_model(data.take(~held), seed)
+    return _Split(held, fitted, equations.cell_latency(fitted.terms, data.points))
+
+
+def _report(data: Observations, split: _Split, seed: int) -> FitReport:
+    held = data.take(split.held)
+    naive = fit_none(data.take(~split.held), seed)
+    return FitReport(
+        train=accuracy.fit_error(data.take(~split.held), split.predicted_ms[~split.held]),
+        holdout=accuracy.fit_error(held, split.predicted_ms[split.held]),
+        holdout_none=accuracy.fit_error(held, equations.cell_latency(naive.terms, held.points)),
+        by_group=accuracy.errors_by_group(
+            held, lambda part: equations.cell_latency(split.fitted.terms, part.points)
+        ),
+        residuals=_residual_rows(data, split),
+    )
+
+
+def _residual_rows(data: Observations, split: _Split) -> tuple[dict[str, Any], ...]:
+    x = data.points
+    members: dict[int, list[int]] = {}
+    for row, cell in enumerate(x.cell.tolist()):
+        members.setdefault(cell, []).append(row)
+    return tuple(
+        {
+            "cell_id": data.cell_id[row],
+            "model": measured.tenant.model,
+            "batch_size": measured.tenant.batch_size,
+            "share_pct": measured.tenant.share_pct,
+            "neighbours": [
+                data.tenant[other].tenant.model
+                for other in members[int(x.cell[row])]
+                if other != row
+            ],
+            "measured_ms": float(data.latency_ms[row]),
+            "predicted_ms": float(split.predicted_ms[row]),
+            "holdout": bool(split.held[row]),
+        }
+        for row, measured in enumerate(data.tenant)
+    )
+
+
+def _intervals(
+    data: Observations, fit_model: LatencyModel, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Intervals of log(measured / predicted) alone and co-located, from several hold-outs."""
+    errors: dict[bool, list[FloatArray]] = {True: [], False: []}
+    for number in range(_SPLITS):
+        split = _split(data, fit_model, _SPLIT_FRACTION, seed + 1 + number)
+        log_error = np.log(data.latency_ms / split.predicted_ms)
+        # with nothing to hold out, the fit's own errors are all there is (widened below)
+        chosen = split.held if split.held.any() else np.ones(len(data), dtype=bool)
+        solo = accuracy.solo_rows(data)
+        errors[True].append(log_error[chosen & solo])
+        errors[False].append(log_error[chosen & ~solo])
+        if not split.held.any():
+            break
+    alone, together = (np.concatenate(errors[key]) for key in (True, False))
+    both = np.concatenate([alone, together])
+    return {
+        "solo": accuracy.interval(alone if len(alone) else both),
+        "colocated": accuracy.interval(together if len(together) else both),
+    }
+
+
+def _region(
+    data: Observations,
+) -> tuple[dict[str, dict[str, tuple[float, float]]], list[list[str]]]:
+    """What was profiled: lowest and highest values of each model, and who was beside whom."""
+    x = data.points
+    arrays = x.quantities()
+    region: dict[str, dict[str, tuple[float, float]]] = {}
+    for index, name in enumerate(data.models):
+        rows = x.model == index
+        region[name] = {
+            quantity: (float(values[rows].min()), float(values[rows].max()))
+            for quantity, values in arrays.items()
+        }
+    together: set[tuple[str, str]] = set()
+    names = np.array(data.models)[x.model]
+    for cell in np.unique(x.cell[x.tenants > 1]):
+        mix = sorted(names[x.cell == cell].tolist())
+        together |= {(a, b) for i, a in enumerate(mix) for b in mix[i + 1 :]}
+    return region, [list(pair) for pair in sorted(together)]
+
+
+def _spread(data: Observations) -> dict[str, float]:
+    """Each model's typical standard deviation over mean; 0 only where nothing says otherwise."""
+    known = ~np.isnan(data.cv)
+    overall = float(np.median(data.cv[known])) if known.any() else 0.0
+    spread: dict[str, float] = {}
+    for index, name in enumerate(data.models):
+        rows = known & (data.points.model == index)
+        spread[name] = float(np.median(data.cv[rows])) if rows.any() else overall
+    return spread
+
+
+def _load_fraction(data: Observations, device: Device) -> dict[str, float]:
+    """The part of the transfer that is loading, and so overlaps with computing.
+
+    On a CPU device nothing overlaps: the cores that compute also load, within the same quota. On a
+    GPU it is read from the server's own times; where there are none, nothing is assumed to overlap.
+    """
+    fractions = dict.fromkeys(data.models, 0.0)
+    if device.kind == "cpu":
+        return fractions
+    for name in data.models:
+        parts = [
+            t.server_times.compute_input_ms
+            / (t.server_times.compute_input_ms + t.server_times.compute_output_ms)
+            for t in data.tenant
+            if t.tenant.model == name
+            and t.server_times is not None
+            and t.server_times.compute_input_ms + t.server_times.compute_output_ms > 0
+        ]
+        fractions[name] = float(np.median(parts)) if parts else 0.0
+    return fractions

@@ -1,0 +1,235 @@
+"""Predictions from coefficients, vectorised over tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from igniter_prof.errors import BadInput, did_you_mean
+from igniter_prof.files import read_record
+from igniter_prof.fitting import equations
+from igniter_prof.fitting.equations import PER_MODEL, SHARED, Terms
+from igniter_prof.fitting.latency_models import latency_model
+from igniter_prof.fitting.points import FloatArray, Points, arrange, effective_share
+from igniter_prof.records import Coefficients, Prediction, Tenant
+
+_OUTSIDE = 0.25
+"""How much a factor e beyond what was profiled widens an interval, as a logarithm."""
+
+_NEVER_TOGETHER = 0.05
+"""How much a neighbour that a model was never measured beside widens its interval."""
+
+
+class Predictor:
+    """A fitted latency model.
+
+    A larger own share never makes a tenant slower; one more neighbour, or a larger share or batch
+    of a neighbour, never makes it faster (the fit's bounds see to it).
+    """
+
+    def __init__(self, coefficients: Coefficients) -> None:
+        """See ``predictor``."""
+        latency_model(coefficients.model)
+        self.coefficients = coefficients
+        self.models: tuple[str, ...] = tuple(coefficients.models)
+        self._index = {name: i for i, name in enumerate(self.models)}
+        self._terms = _terms(coefficients)
+        extra = coefficients.extra
+        self._cv = np.array([extra.get("cv", {}).get(m, 0.0) for m in self.models])
+        self._load = np.array([extra.get("load_fraction", {}).get(m, 0.0) for m in self.models])
+        intervals = extra.get("interval", {})
+        self._solo = tuple(intervals.get("solo", (-0.5, 0.5)))
+        self._together = tuple(intervals.get("colocated", (-0.5, 0.5)))
+        self._met = np.zeros((len(self.models), len(self.models)), dtype=bool)
+        for first, second in extra.get("measured_together", ()):
+            if first in self._index and second in self._index:
+                i, j = self._index[first], self._index[second]
+                self._met[i, j] = self._met[j, i] = True
+
+    def predict(self, cells: Sequence[Sequence[Tenant]]) -> list[list[Prediction]]:
+        """One prediction a tenant, for each cell: the tenants of one device.
+
+        Raises:
+            BadInput: a model that the coefficients do not know.
+        """
+        x = arrange(cells, self._index, self.coefficients.device)
+        latency = equations.cell_latency(self._terms, x)
+        low, high = self._interval(x)
+        loading = self._load[x.model] * equations.transfer(self._terms, x)
+        throughput = x.batch / (latency - loading) * 1000.0
+        rows = zip(
+            latency.tolist(),
+            (latency * np.exp(low)).tolist(),
+            (latency * np.exp(high)).tolist(),
+            throughput.tolist(),
+            self._cv[x.model].tolist(),
+            strict=True,
+        )
+        # the values are ours: constructing without validation is what makes millions possible
+        flat = iter(
+            Prediction.model_construct(
+                latency_ms=value,
+                latency_low_ms=least,
+                latency_high_ms=most,
+                throughput_rps=rate,
+                cv=cv,
+            )
+            for value, least, most, rate, cv in rows
+        )
+        return [[next(flat) for _ in cell] for cell in cells]
+
+    def latency_ms(
+        self,
+        model: str,
+        batch: npt.ArrayLike,
+        share_pct: npt.ArrayLike,
+        pressure: npt.ArrayLike = 0.0,
+        tenants: npt.ArrayLike = 1,
+        *,
+        input_scale: npt.ArrayLike = 1.0,
+        instances: npt.ArrayLike = 1,
+    ) -> FloatArray:
+        """Mean latency of batches of one model, ms, for arrays that broadcast together.
+
+        Args:
+            model: name of a model of the coefficients.
+            batch: batch sizes.
+            share_pct: own shares, percent of the device.
+            pressure: sum of the neighbours' ``pressure``.
+            tenants: number of tenants on the device, this one included.
+            input_scale: as in ``Tenant``.
+            instances: as in ``Tenant``.
+        """
+        arrays = np.broadcast_arrays(
+            *(
+                np.asarray(value, dtype=np.float64)
+                for value in (batch, share_pct, input_scale, instances, tenants, pressure)
+            )
+        )
+        b, share, scale, count, n, neighbours = arrays
+        index = np.full(b.shape, self._of(model))
+        x = Points(index, b, share / 100.0, scale, count, np.zeros_like(index), n)
+        return equations.latency(self._terms, x, neighbours)
+
+    def pressure(self, model: str, batch: npt.ArrayLike, share_pct: npt.ArrayLike) -> FloatArray:
+        """What a tenant adds to the ``pressure`` on each of its neighbours; arrays broadcast."""
+        index = np.asarray(self._of(model))
+        share = np.asarray(share_pct, dtype=np.float64) / 100.0
+        return equations.pressure(self._terms, index, np.asarray(batch, dtype=np.float64), share)
+
+    def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> FloatArray:
+        """Mean latency of executed batches of 1, 2, … ``tenant.batch_size``, shape (batch_size,).
+
+        The neighbours are taken to be loaded all the time with their own full batches.
+        """
+        device = self.coefficients.device
+        total = sum(
+            float(self.pressure(n.model, n.batch_size, effective_share(n, device) * 100.0))
+            for n in neighbours
+        )
+        return self.latency_ms(
+            tenant.model,
+            np.arange(1, tenant.batch_size + 1),
+            effective_share(tenant, device) * 100.0,
+            total,
+            1 + len(neighbours),
+            input_scale=tenant.input_scale,
+            instances=tenant.instances,
+        )
+
+    def outside(self, tenants: Sequence[Tenant]) -> list[str]:
+        """What of a cell lies outside of what was profiled, in words; empty if nothing does."""
+        x = arrange([tenants], self._index, self.coefficients.device)
+        warnings: list[str] = []
+        for row, tenant in enumerate(tenants):
+            region = self.coefficients.region.get(tenant.model, {})
+            for quantity, values in x.quantities().items():
+                if quantity not in region:
+                    continue
+                value = float(values[row])
+                low, high = region[quantity]
+                if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
+                    warnings.append(
+                        f"{tenant.model}: {quantity} {value:g} was not profiled"
+                        f" ({low:g} to {high:g} was)"
+                    )
+        names = sorted({t.model for t in tenants})
+        for position, first in enumerate(names):
+            warnings += [
+                f"{first} and {second} were never measured together"
+                for second in names[position + 1 :]
+                if not self._met[self._index[first], self._index[second]]
+            ]
+        if (total := sum(t.share_pct or 0.0 for t in tenants)) > 100.0 + 1e-6:
+            warnings.append(f"the shares add up to {total:g}%, over 100%")
+        return warnings
+
+    def outside_of_all(self, cells: Sequence[Sequence[Tenant]]) -> list[str]:
+        """The different warnings of ``outside`` over many cells, in the order of their cells."""
+        x = arrange(cells, self._index, self.coefficients.device)
+        suspect = (self._beyond(x) > 1e-9) | (self._strangers(x) > 0)
+        numbers = sorted(set(x.cell[suspect].tolist()))
+        return list(dict.fromkeys(w for number in numbers for w in self.outside(cells[number])))
+
+    def _of(self, model: str) -> int:
+        if model not in self._index:
+            raise BadInput(
+                f"the model '{model}' was not profiled", hint=did_you_mean(model, self._index)
+            )
+        return self._index[model]
+
+    def _interval(self, x: Points) -> tuple[FloatArray, FloatArray]:
+        """Logarithms of the interval's ends over the prediction, each (n_rows,)."""
+        solo = x.tenants == 1
+        extra = _OUTSIDE * self._beyond(x) + _NEVER_TOGETHER * self._strangers(x)
+        low = np.where(solo, self._solo[0], self._together[0]) - extra
+        high = np.where(solo, self._solo[1], self._together[1]) + extra
+        return low, high
+
+    def _beyond(self, x: Points) -> FloatArray:
+        """How far rows lie outside of what was profiled: the sum of |log(value / edge)|."""
+        total = np.zeros(len(x))
+        edges = self.coefficients.region
+        for quantity, values in x.quantities().items():
+            table = np.array([edges.get(m, {}).get(quantity, (1e-300, 1e300)) for m in self.models])
+            low, high = table[x.model, 0], table[x.model, 1]
+            total += np.log(np.maximum(low / values, 1.0)) + np.log(np.maximum(values / high, 1.0))
+        return total
+
+    def _strangers(self, x: Points) -> FloatArray:
+        """How many neighbours each row has that its model was never measured beside."""
+        if not len(x):
+            return np.zeros(0)
+        present = np.zeros((int(x.cell.max()) + 1, len(self.models)))
+        np.add.at(present, (x.cell, x.model), 1.0)
+        others = present[x.cell]
+        others[np.arange(len(x)), x.model] -= 1.0
+        return np.asarray((others * ~self._met[x.model]).sum(axis=1))
+
+
+def predictor(coefficients: Coefficients) -> Predictor:
+    """A predictor from coefficients. Raises BadInput if their latency model is unknown."""
+    return Predictor(coefficients)
+
+
+def load_coefficients(path: Path) -> Coefficients:
+    """Read a coefficients file. Raises BadInput if it is none."""
+    coefficients = read_record(path, Coefficients)
+    if not coefficients.models:
+        raise BadInput("holds no models", where=str(path), hint="make it again: igprof fit")
+    return coefficients
+
+
+def _terms(coefficients: Coefficients) -> Terms:
+    models = list(coefficients.models.values())
+    terms: dict[str, Any] = {}
+    for name, value in PER_MODEL.items():
+        terms[name] = np.array([m[name].value if name in m else value for m in models])
+    for name, value in SHARED.items():
+        known = coefficients.shared.get(name)
+        terms[name] = np.array([value if known is None else known.value])
+    return terms

@@ -1,0 +1,374 @@
+"""From the latency of batches to the latency of requests: one dynamic batcher with one instance.
+
+When the server is free it takes up to ``b`` waiting requests at once, or the next one that comes.
+With Poisson arrivals this is the bulk-service queue M/G^[1,b]/1 (Bailey 1954; Chaudhry and
+Templeton, "A First Course in Bulk Queues", 1983) with a service time that depends on the batch.
+Its queue length at the ends of services is a Markov chain, solved here; a request's wait and
+service follow from it exactly, up to quadrature and a grid of time. docs/model.md has the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from igniter_prof.errors import BadInput
+from igniter_prof.fitting.points import FloatArray
+from igniter_prof.units import MS_PER_S, US_PER_MS
+
+_TAIL = 1e-6
+_LONGEST_QUEUE = 2048
+_BINS = 2048
+_DETERMINISTIC = 0.005
+_CONSTANT_BATCHES = 3000
+
+
+@dataclass(frozen=True)
+class QueueEstimate:
+    """Latency of requests, queueing included.
+
+    ``quantiles_ms`` by percentile; infinite where the queue is not stable, as is ``mean_ms``.
+    ``utilisation`` is the part of the time in which the server is busy, ``mean_batch`` the mean
+    executed batch.
+    """
+
+    quantiles_ms: Mapping[float, float]
+    mean_ms: float
+    utilisation: float
+    mean_batch: float
+    stable: bool
+
+
+def request_latency(
+    service_ms: npt.NDArray[np.float64],
+    cv: float,
+    rate_rps: float,
+    arrival: str,
+    percentiles: Sequence[float],
+    queue_delay_us: int = 0,
+) -> QueueEstimate:
+    """Estimate the latency of requests that are batched dynamically.
+
+    Args:
+        service_ms: (b_max,), ms, mean latency of an executed batch of 1, 2, … b_max requests.
+        cv: standard deviation over mean of single batches (gamma distributed).
+        rate_rps: requests per second, one inference each.
+        arrival: ``poisson`` or ``constant``.
+        percentiles: wanted, each 0-100.
+        queue_delay_us: how long the batcher may wait for more requests; each quantile then grows
+            by the longest such wait, which is an upper estimate.
+
+    Raises:
+        BadInput: an unknown arrival, or a number out of range.
+    """
+    service = np.asarray(service_ms, dtype=np.float64)
+    if service.ndim != 1 or not len(service) or not np.all(np.isfinite(service) & (service > 0)):
+        raise BadInput("service times must be a list of positive numbers, one a batch size")
+    if not (rate_rps > 0 and cv >= 0 and queue_delay_us >= 0):
+        raise BadInput(
+            f"a rate of {rate_rps:g}/s, a spread of {cv:g} or a delay of {queue_delay_us} us"
+            " is out of range"
+        )
+    if any(not 0 <= p < 100 for p in percentiles):
+        raise BadInput("percentiles must be from 0 to below 100")
+    if arrival not in ("poisson", "constant"):
+        raise BadInput(f"no arrival is called '{arrival}'", hint="known: constant, poisson")
+    rate = rate_rps / MS_PER_S
+    largest = len(service)
+    if rate * service[-1] >= largest * (1.0 - 1e-9):
+        return QueueEstimate(dict.fromkeys(percentiles, np.inf), np.inf, 1.0, largest, False)
+    solve = _poisson if arrival == "poisson" else _constant
+    quantiles, mean, utilisation, mean_batch = solve(service, cv, rate, np.asarray(percentiles))
+    # a batch that fills up starts before the delay is over
+    delay = min(queue_delay_us / US_PER_MS, (largest - 1) / rate)
+    return QueueEstimate(
+        {p: float(q) + delay for p, q in zip(percentiles, quantiles, strict=True)},
+        float(mean) + delay,
+        float(utilisation),
+        float(mean_batch),
+        True,
+    )
+
+
+# --- constant arrivals ------------------------------------------------------------------------
+
+
+def _constant(
+    service: FloatArray, cv: float, rate: float, percentiles: FloatArray
+) -> tuple[FloatArray, float, float, float]:
+    """Follow the batches one by one; spread is drawn from a fixed seed, so answers repeat."""
+    gap = 1.0 / rate
+    largest = len(service)
+    spread = (
+        np.random.default_rng(0).gamma(cv**-2, cv**2, _CONSTANT_BATCHES)
+        if cv >= _DETERMINISTIC
+        else np.ones(_CONSTANT_BATCHES)
+    ).tolist()
+    means = service.tolist()
+    free, first = 0.0, 0
+    batches: list[int] = []
+    ends: list[float] = []
+    busy = 0.0
+    for factor in spread:
+        start = max(free, first * gap)
+        batch = min(largest, int((start - first * gap) / gap + 1e-9) + 1)
+        took = means[batch - 1] * factor
+        free = start + took
+        busy += took
+        first += batch
+        batches.append(batch)
+        ends.append(free)
+    sizes = np.array(batches)
+    latency = np.repeat(np.array(ends), sizes) - np.arange(first) * gap
+    settled = latency[len(latency) // 10 :]
+    return (
+        np.percentile(settled, percentiles),
+        float(settled.mean()),
+        min(1.0, busy / free),
+        float(sizes.mean()),
+    )
+
+
+# --- Poisson arrivals -------------------------------------------------------------------------
+
+
+def _poisson(
+    service: FloatArray, cv: float, rate: float, percentiles: FloatArray
+) -> tuple[FloatArray, float, float, float]:
+    largest = len(service)
+    left = _queue_at_ends(service, cv, rate)
+    batch = np.clip(np.arange(len(left)), 1, largest)
+    cycle = float(left @ service[batch - 1]) + left[0] / rate
+    utilisation = 1.0 - left[0] / rate / cycle
+    # arrivals see time averages: in which service does a request come, and behind how many
+    during = left * service[batch - 1] / cycle
+    fresh = np.bincount(batch[: largest + 1], weights=during[: largest + 1], minlength=largest + 1)
+    backlog = during[largest:].copy()
+    backlog[0] = fresh[-1]
+    pmf, step = _sojourn(
+        service, cv, rate, np.asarray(fresh[1:], dtype=np.float64), backlog, 1.0 - utilisation
+    )
+    return (
+        _quantiles(pmf, step, percentiles),
+        float(pmf @ np.arange(len(pmf))) * step,
+        utilisation,
+        float(left @ batch),
+    )
+
+
+def _queue_at_ends(service: FloatArray, cv: float, rate: float) -> FloatArray:
+    """Distribution of the requests that wait when a service ends, shape (longest + 1,)."""
+    largest = len(service)
+    longest = max(32, 2 * largest, int(4 * rate * service[-1]))
+    while True:
+        arrivals = _arrivals(rate * service, cv, longest)
+        states = np.arange(longest + 1)
+        batch = np.clip(states, 1, largest)
+        waiting = np.maximum(states - largest, 0)
+        # from a state, the queue becomes what waits on and what came
+        came = states[None, :] - waiting[:, None]
+        chain = np.where(came >= 0, arrivals[batch[:, None] - 1, np.maximum(came, 0)], 0.0)
+        chain[:, -1] += np.maximum(1.0 - chain.sum(axis=1), 0.0)
+        system = chain.T - np.eye(longest + 1)
+        system[0] = 1.0
+        right = np.zeros(longest + 1)
+        right[0] = 1.0
+        left = np.maximum(np.linalg.solve(system, right), 0.0)
+        left /= left.sum()
+        if left[longest * 7 // 8 :].sum() < _TAIL or longest >= _LONGEST_QUEUE:
+            return np.asarray(left)
+        longest *= 2
+
+
+def _arrivals(mean: FloatArray, cv: float, most: int) -> FloatArray:
+    """Probability of 0 … ``most`` Poisson arrivals in gamma services, (len(mean), most + 1)."""
+    from scipy.special import gammaln
+
+    count = np.arange(most + 1)
+    expected = mean[:, None]
+    if cv < _DETERMINISTIC:
+        log = count * np.log(expected) - expected - gammaln(count + 1.0)
+    else:  # a gamma mixture of Poissons is negative binomial
+        shape = cv**-2
+        log = (
+            gammaln(count + shape)
+            - gammaln(shape)
+            - gammaln(count + 1.0)
+            - shape * np.log1p(expected / shape)
+            + count * np.log(expected / (shape + expected))
+        )
+    return np.asarray(np.exp(log))
+
+
+def _sojourn(
+    service: FloatArray,
+    cv: float,
+    rate: float,
+    fresh: FloatArray,
+    backlog: FloatArray,
+    idle: float,
+) -> tuple[FloatArray, float]:
+    """Distribution of wait plus service on a grid of time, and the grid's step in ms.
+
+    Args:
+        service: (b,) mean service times.
+        cv: their spread.
+        rate: arrivals per ms.
+        fresh: (b,) probability to come in a service of n = 1 … b that left nobody waiting.
+        backlog: (n_waiting,) probability to come in a service of b that left 0, 1, … waiting;
+            its first entry is the last of ``fresh``.
+        idle: probability to find the server idle.
+    """
+    largest = len(service)
+    busy = np.flatnonzero(fresh[:-1] > _TAIL / largest)
+    share, weight = _moments(cv)
+    # (services, nodes): ages at the arrival, and what is left of the service then
+    age = (service[busy, None] * share[0]).ravel()
+    rest = (service[busy, None] * share[1]).ravel()
+    mass = (fresh[busy, None] * weight).ravel()
+    ahead = _poisson_table(rate * age) * mass
+
+    # the same for services of the largest batch, behind whom some may be waiting on
+    full_age, full_rest = service[-1] * share[0], service[-1] * share[1]
+    came = _poisson_table(rate * full_age) * weight
+    cut = max(1, len(backlog) - int(np.searchsorted(np.cumsum(backlog[::-1]), _TAIL)))
+    behind = np.zeros((cut + len(came) - 1, came.shape[1]))
+    for offset, chance in enumerate(backlog[:cut]):
+        if chance > 0:
+            behind[offset : offset + len(came)] += chance * came
+
+    # the last node has a negligible weight: the range must hold what follows it
+    rounds = (max(len(behind), len(ahead)) - 1) // largest
+    top = _upper(service, cv).max()
+    longest = 2.0 * top + rounds * service[-1] + 5.0 * cv * service[-1] * np.sqrt(rounds)
+    step = longest / (_BINS - 1)
+
+    rows = max(len(behind), len(ahead))
+    waits = np.zeros((rows, _BINS))
+    for table, times in ((ahead, rest), (behind, full_rest)):
+        _deposit(waits, table, times, step)
+    chosen = np.fft.rfft(waits, axis=1)
+    one_full = np.fft.rfft(_service_pmf(float(service[-1]), cv, step))
+    place, full = np.arange(rows) % largest, np.arange(rows) // largest
+    positions = np.zeros((largest, chosen.shape[1]), dtype=np.complex128)
+    power = np.ones_like(one_full)
+    for number in range(int(full[-1]) + 1):
+        here = np.flatnonzero(full == number)
+        positions[place[here]] += chosen[here] * power
+        power = power * one_full
+    # (b, bins): place within the batch, and the time until it starts
+    until = np.maximum(np.fft.irfft(positions, _BINS, axis=1), 0.0)
+
+    # who comes until then joins the batch
+    joining = _poisson_table(rate * step * np.arange(_BINS), largest)
+    batches = np.zeros((largest, _BINS))
+    for position in range(largest):
+        room = largest - 1 - position
+        batches[position : largest - 1] += until[position] * joining[:room]
+        batches[-1] += until[position] * np.maximum(1.0 - joining[:room].sum(axis=0), 0.0)
+    batches[0, 0] += idle
+
+    total = np.zeros(_BINS // 2 + 1, dtype=np.complex128)
+    for size in np.flatnonzero(batches.sum(axis=1) > _TAIL / largest):
+        pmf = _service_pmf(float(service[size]), cv, step)
+        total += np.fft.rfft(batches[size]) * np.fft.rfft(pmf)
+    pmf = np.maximum(np.fft.irfft(total, _BINS), 0.0)
+    return pmf / pmf.sum(), step
+
+
+def _moments(cv: float) -> tuple[tuple[FloatArray, FloatArray], FloatArray]:
+    """Nodes of the age and the rest of the service that an arrival finds, over its mean; weights.
+
+    The service that an arrival falls into is length-biased (a gamma of shape k becomes one of
+    k + 1), and the arrival is uniform in it.
+    """
+    from scipy.special import gammaincinv
+
+    if cv < _DETERMINISTIC:
+        lengths, chances, ages = np.ones(1), np.ones(1), 128
+    else:
+        edges = np.array([*np.linspace(0.0, 0.9, 10), 0.95, 0.98, 0.99, 0.997, 0.999, 1.0])
+        middle = (edges[1:] + edges[:-1]) / 2.0
+        shape = cv**-2
+        lengths = gammaincinv(shape + 1.0, middle) / shape
+        chances = np.diff(edges)
+        lengths *= (1.0 + cv**2) / (lengths @ chances)
+        ages = 12
+    # each length has its own offset, so that the rests of all lie densely
+    offset = (np.arange(len(lengths)) * 0.6180339887 + 0.5) % 1.0
+    part = (np.arange(ages)[None, :] + offset[:, None]) / ages
+    age = (lengths[:, None] * part).ravel()
+    rest = (lengths[:, None] * (1.0 - part)).ravel()
+    return (age, rest), np.repeat(chances / ages, ages)
+
+
+def _poisson_table(mean: FloatArray, most: int | None = None) -> FloatArray:
+    """Poisson probabilities of 0, 1, … (rows) for each mean (columns); all that matter."""
+    from scipy.special import gammaln
+
+    highest = float(mean.max()) if len(mean) else 0.0
+    rows = int(highest + 6.0 * np.sqrt(highest) + 8.0) if most is None else most
+    count = np.arange(rows)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = np.where(count > 0, count * np.log(mean[None, :]), 0.0)
+    return np.asarray(np.exp(log - mean[None, :] - gammaln(count + 1.0)))
+
+
+def _upper(service: FloatArray, cv: float) -> FloatArray:
+    """Service times that are next to never exceeded, ms."""
+    from scipy.special import gammaincinv
+
+    if cv < _DETERMINISTIC:
+        return service * 1.01
+    return np.asarray(service * gammaincinv(cv**-2 + 1.0, 1.0 - _TAIL) * cv**2)
+
+
+def _deposit(grid: FloatArray, table: FloatArray, times: FloatArray, step: float) -> None:
+    """Add masses (n_rows, n_times) to a grid (rows, bins), split so that their means stay."""
+    from scipy.sparse import csr_array
+
+    if not len(times):
+        return
+    place = np.minimum(times / step, _BINS - 1.001)
+    low = place.astype(np.int64)
+    part = place - low
+    spread = csr_array(
+        (
+            np.concatenate([1.0 - part, part]),
+            (np.tile(np.arange(len(times)), 2), np.concatenate([low, low + 1])),
+        ),
+        shape=(len(times), _BINS),
+    )
+    grid[: len(table)] += table @ spread
+
+
+def _service_pmf(mean: float, cv: float, step: float) -> FloatArray:
+    """A service time on the grid, shape (bins,), with its mean kept."""
+    from scipy.special import gammainc
+
+    pmf = np.zeros(_BINS)
+    if cv * mean < 0.5 * step or cv < _DETERMINISTIC:
+        low = int(mean / step)
+        part = mean / step - low
+        pmf[low], pmf[low + 1] = 1.0 - part, part
+        return pmf
+    reach = mean * (1.0 + cv * (9.0 + 14.0 * cv)) / step
+    first = max(0, int(mean * (1.0 - 9.0 * cv) / step))
+    last = min(_BINS, int(reach) + 2)
+    edges = (np.arange(first, last + 1) - 0.5) * step
+    shape = cv**-2
+    cdf = gammainc(shape, np.maximum(edges, 0.0) * shape / mean)
+    pmf[first:last] = np.diff(cdf)
+    return np.asarray(pmf / pmf.sum())
+
+
+def _quantiles(pmf: FloatArray, step: float, percentiles: FloatArray) -> FloatArray:
+    """Percentiles of a distribution on a grid, ms: mass lies evenly around its grid point."""
+    cdf = np.concatenate([[0.0], np.cumsum(pmf)])
+    edges = np.maximum((np.arange(len(cdf)) - 0.5) * step, 0.0)
+    # equal values would make the inverse ambiguous
+    keep = np.concatenate([[True], np.diff(cdf) > 1e-15])
+    return np.asarray(np.interp(percentiles / 100.0, cdf[keep], edges[keep]))
