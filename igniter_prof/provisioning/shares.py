@@ -167,7 +167,7 @@ def spread(problem: Problem, evaluator: Evaluator, configuration: Configuration)
         least = min(judgement.headroom for judgement in judged)
         order = sorted(range(len(settings)), key=lambda index: (judged[index].headroom, index))
         for together in range(1, len(order) + 1):
-            trial = _raised(settings, order[:together], ladders)
+            trial = raised(settings, order[:together], ladders)
             if trial is None:
                 continue
             outcome = evaluator.judge(workloads, trial)
@@ -180,7 +180,7 @@ def spread(problem: Problem, evaluator: Evaluator, configuration: Configuration)
             return Configuration(configuration.pattern, settings)
 
 
-def _raised(
+def raised(
     settings: tuple[Setting, ...], who: Sequence[int], ladders: Sequence[tuple[float, ...]]
 ) -> tuple[Setting, ...] | None:
     """Settings with some shares one step higher, or None where the device has not that much."""

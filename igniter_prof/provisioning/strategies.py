@@ -11,7 +11,7 @@ from igniter_prof.errors import Infeasible
 from igniter_prof.provisioning.operating import Setting
 from igniter_prof.provisioning.patterns import best_fit, enumerate_patterns
 from igniter_prof.provisioning.problem import DEVICE_PCT, Problem
-from igniter_prof.provisioning.shares import Configuration, LeastShares, Pattern, spread
+from igniter_prof.provisioning.shares import Configuration, LeastShares, Pattern, raised, spread
 from igniter_prof.provisioning.solver import Cover, cover
 
 
@@ -33,7 +33,7 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
     """
     started = time.monotonic()
     notes: list[str] = []
-    enumeration = enumerate_patterns(least, started + problem.time_limit_s / 2)
+    enumeration = enumerate_patterns(least, started + problem.time_limit_s * 2 / 3)
     pool = dict(enumeration.feasible)
     at_most = None
     if not enumeration.complete:
@@ -55,8 +55,8 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
     proven = enumeration.complete
     while True:
         chosen = _cover(problem, pool, started, at_most)
-        best = {pattern: least.configure(pattern, best=True) for pattern in chosen.times}
-        broken = [pattern for pattern, each in best.items() if not _verified(least, each)]
+        settled = {pattern: _settled(least, pattern) for pattern in chosen.times}
+        broken = [pattern for pattern, each in settled.items() if each is None]
         if not broken:
             break
         # the predictor is not monotone there: do without, and claim no proof
@@ -69,7 +69,7 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
         bound = chosen.devices
     devices = [
         spread(problem, least.evaluator, configuration)
-        for pattern, configuration in sorted(best.items())
+        for pattern, configuration in sorted(settled.items())
         if configuration is not None
         for _ in range(chosen.times[pattern])
     ]
@@ -168,12 +168,27 @@ def _cover(
     return found
 
 
-def _verified(least: LeastShares, configuration: Configuration | None) -> bool:
+def _settled(least: LeastShares, pattern: Pattern) -> Configuration | None:
+    """The best configuration of a feasible pattern, every SLO of it judged once more in full.
+
+    The search answers most questions from what it has seen, trusting monotony. Estimates are that
+    only up to their numerical resolution, so a share may have to go up a step. None: no device
+    holds the pattern after all.
+    """
+    configuration = least.configure(pattern, best=True)
     if configuration is None:
-        return False
-    workloads = [least.problem.classes[index].sample for index in configuration.pattern]
-    judged = least.evaluator.judge(workloads, configuration.settings)
-    return all(judgement.holds for judgement in judged)
+        return None
+    problem = least.problem
+    workloads = [problem.classes[index].sample for index in pattern]
+    ladders = [problem.choices[workload.model].shares_pct for workload in workloads]
+    settings: tuple[Setting, ...] | None = configuration.settings
+    while settings is not None:
+        judged = least.evaluator.judge(workloads, settings)
+        missing = [index for index, judgement in enumerate(judged) if not judgement.holds]
+        if not missing:
+            return Configuration(pattern, settings)
+        settings = raised(settings, missing, ladders)
+    return None
 
 
 def _smallest_alone(least: LeastShares, index: int) -> Setting:
