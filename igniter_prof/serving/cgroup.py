@@ -315,7 +315,7 @@ def _make_folder(kind: Version, folder: Path) -> None:
                 _delegate(folder.parent)
             folder.mkdir()
             return
-        except FileNotFoundError:
+        except FileNotFoundError:  # noqa: PERF203 (five attempts at most)
             # another igprof, the last one out, took the parent away in between
             if attempt == 4:
                 raise

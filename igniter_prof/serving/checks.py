@@ -1,0 +1,280 @@
+"""What this machine can do: each ability is tried, not guessed, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from igniter_prof import files
+from igniter_prof.errors import MissingCapability
+from igniter_prof.records import Record
+from igniter_prof.serving import cgroup, interpreter, marks, probe, scope, triton
+from igniter_prof.serving.shares import Caps
+
+CheckStatus = Literal["ok", "limited", "missing"]
+DOCKER_SOCKET = Path("/var/run/docker.sock")
+RAPL = Path("/sys/class/powercap")
+ETH_P_ALL = 0x0003
+MIN_FREE_MIB = 2048
+PYPI = "https://pypi.org"
+
+
+class Check(Record):
+    """One ability of this machine."""
+
+    name: str
+    status: CheckStatus
+    detail: str
+    fix: str | None = None
+    runtimes: tuple[str, ...] = ()
+    """The runtimes that cannot work where it is missing."""
+
+
+def run_checks() -> list[Check]:
+    """Try every ability. Takes a few seconds at most; starts no server and downloads nothing."""
+    return [check() for check in CHECKS]
+
+
+def lacking(checks: list[Check], runtime: str) -> list[Check]:
+    """The checks for want of which a runtime cannot work."""
+    return [check for check in checks if check.status == "missing" and runtime in check.runtimes]
+
+
+def check_python() -> Check:
+    """The Python that runs igprof, and whether it is one that Triton can embed."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if f"{sys.version_info[0]}.{sys.version_info[1]}" in interpreter.SUPPORTED:
+        return Check(name="python", status="ok", detail=version)
+    return Check(
+        name="python",
+        status="limited",
+        detail=f"{version}; Triton embeds {interpreter.SUPPORTED[-1]} to"
+        f" {interpreter.SUPPORTED[0]}, so another Python must be on PATH",
+        fix="sudo apt-get install python3 python3-venv",
+    )
+
+
+def check_triton() -> Check:
+    """A Triton on PATH, in the cache, or to be downloaded."""
+    name, runtimes = "triton", ("local",)
+    own = triton.locate(None)
+    if own is not None:
+        return Check(name=name, status="ok", detail=f"{own} (on PATH)", runtimes=runtimes)
+    reason = triton.unsupported()
+    if reason is not None:
+        return Check(
+            name=name,
+            status="missing",
+            detail=f"nvidia-pytriton cannot run here: {reason}",
+            fix="put a tritonserver on PATH, or name one with --triton PATH",
+            runtimes=runtimes,
+        )
+    if triton.cached():
+        detail = f"nvidia-pytriton {triton.WHEEL_VERSION} in {triton.root()}"
+        return Check(name=name, status="ok", detail=detail, runtimes=runtimes)
+    if (triton.root() / triton.WHEEL).exists() or _reaches_pypi():
+        return Check(
+            name=name,
+            status="ok",
+            detail="not downloaded yet; the first use does it (120 MB)",
+            runtimes=runtimes,
+        )
+    return Check(
+        name=name,
+        status="missing",
+        detail=f"not in {triton.root()}, and {PYPI} does not answer",
+        fix=f"connect to a network once, set PIP_INDEX_URL, or put {triton.WHEEL} into"
+        f" {triton.root()}",
+        runtimes=runtimes,
+    )
+
+
+def check_libpython() -> Check:
+    """The shared library of Python that Triton's stub loads."""
+    if triton.locate(None) is not None:
+        return Check(name="libpython", status="ok", detail="left to the tritonserver on PATH")
+    try:
+        found = interpreter.find(triton.root() / "lib")
+    except MissingCapability as error:
+        return Check(
+            name="libpython",
+            status="missing",
+            detail=error.what,
+            fix=error.hint,
+            runtimes=("local",),
+        )
+    detail = f"{found.library} in {found.library_folder}"
+    return Check(name="libpython", status="ok", detail=detail)
+
+
+def check_docker() -> Check:
+    """A container engine that answers at its socket."""
+    path = Path(os.environ.get("DOCKER_HOST", "").removeprefix("unix://") or DOCKER_SOCKET)
+    fix = "sudo apt-get install docker.io && sudo usermod -aG docker $USER, then log in again"
+    if not path.exists():
+        detail, runtimes = f"no socket at {path}", ("docker",)
+        return Check(name="docker", status="missing", detail=detail, fix=fix, runtimes=runtimes)
+    try:
+        status, body = _ask_socket(path, "/version")
+    except (OSError, http.client.HTTPException) as error:
+        return Check(
+            name="docker",
+            status="missing",
+            detail=f"{path} does not answer: {error}",
+            fix=fix if isinstance(error, PermissionError) else "sudo systemctl start docker",
+            runtimes=("docker",),
+        )
+    answer = probe.document(body)
+    if status != 200 or "Version" not in answer:
+        detail, runtimes = f"{path} answers with HTTP {status}", ("docker",)
+        return Check(name="docker", status="missing", detail=detail, runtimes=runtimes)
+    return Check(name="docker", status="ok", detail=f"engine {answer['Version']}")
+
+
+def check_cgroups() -> Check:
+    """Whether shares and caps can be set: a control group with both limits is really made."""
+    found = cgroup.version()
+    mark = marks.mint()
+    try:
+        group = cgroup.create(f"{mark.name}-{secrets.token_hex(2)}", Caps(1.0, 64.0))
+    except MissingCapability as error:
+        if scope.available():
+            detail = f"version {found}, by systemd-run --user"
+            return Check(name="cgroups", status="ok", detail=detail)
+        # without shares and caps the local runtime works still
+        return Check(name="cgroups", status="limited", detail=error.what, fix=error.hint)
+    group.remove()
+    return Check(name="cgroups", status="ok", detail=f"version {found}, {group.cpu.parent}")
+
+
+def check_nvml() -> Check:
+    """The NVIDIA driver, asked through NVML."""
+    try:
+        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        return Check(
+            name="nvml",
+            status="missing",
+            detail="nvidia-ml-py is not installed; without a GPU it is not needed",
+            fix="pip install nvidia-ml-py",
+        )
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        fix = "install the NVIDIA driver; without a GPU it is not needed"
+        return Check(name="nvml", status="missing", detail=str(error), fix=fix)
+    try:
+        driver, count = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlDeviceGetCount()
+        return Check(name="nvml", status="ok", detail=f"driver {driver}, {count} GPUs")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def check_mps() -> Check:
+    """The control program of MPS, which gives shares of a GPU."""
+    program = shutil.which("nvidia-cuda-mps-control")
+    if program is not None:
+        return Check(name="mps", status="ok", detail=program)
+    return Check(
+        name="mps",
+        status="missing",
+        detail="no nvidia-cuda-mps-control on PATH; without a GPU it is not needed",
+        fix="install the NVIDIA driver's compute utilities (nvidia-compute-utils)",
+    )
+
+
+def check_capture() -> Check:
+    """Packet capture: a packet socket is really opened."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)).close()
+    except OSError as error:
+        return Check(
+            name="capture",
+            status="missing",
+            detail=f"no packet socket: {error.strerror}",
+            fix=f"sudo setcap cap_net_raw+ep {Path(sys.executable).resolve()}",
+        )
+    return Check(name="capture", status="ok", detail="packet sockets can be opened")
+
+
+def check_rapl(folder: Path = RAPL) -> Check:
+    """The CPU's energy counters."""
+    counters = sorted(folder.glob("*rapl*/energy_uj"))
+    if not counters:
+        return Check(name="rapl", status="missing", detail="this machine shows no energy counters")
+    hidden = next((path for path in counters if not os.access(path, os.R_OK)), None)
+    if hidden is not None:
+        detail, fix = f"{hidden} may not be read", f"sudo chmod a+r {folder}/*/energy_uj"
+        return Check(name="rapl", status="missing", detail=detail, fix=fix)
+    return Check(name="rapl", status="ok", detail=f"{len(counters)} counters")
+
+
+def check_disk() -> Check:
+    """Disk space where the cache is."""
+    folder = files.cache_dir()
+    free_mib = shutil.disk_usage(folder).free / (1 << 20)
+    detail = f"{free_mib / 1024:.1f} GiB free in {folder}"
+    if free_mib >= MIN_FREE_MIB:
+        return Check(name="disk", status="ok", detail=detail)
+    fix = "free some, or set XDG_CACHE_HOME to a larger disk"
+    enough = triton.cached() or free_mib >= triton.NEEDED_MIB
+    status: CheckStatus = "limited" if enough else "missing"
+    return Check(name="disk", status=status, detail=detail, fix=fix, runtimes=("local",))
+
+
+def check_cores() -> Check:
+    """Whether the client can have cores of its own."""
+    count = len(os.sched_getaffinity(0))
+    if count > 2:
+        return Check(name="cores", status="ok", detail=f"{count} usable")
+    detail = f"{count} usable: with --device cpu the client shares them with the servers"
+    fix = "--device cpu:0 leaves the other core to the client" if count == 2 else None
+    return Check(name="cores", status="limited", detail=detail, fix=fix)
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    check_python,
+    check_triton,
+    check_libpython,
+    check_docker,
+    check_cgroups,
+    check_nvml,
+    check_mps,
+    check_capture,
+    check_rapl,
+    check_disk,
+    check_cores,
+)
+
+
+def _ask_socket(path: Path, what: str) -> tuple[int, bytes]:
+    """A GET to an HTTP server behind a Unix socket."""
+    connection = http.client.HTTPConnection("localhost", timeout=5)
+    with contextlib.closing(connection):
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(5)
+        connection.sock.connect(str(path))
+        connection.request("GET", what)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def _reaches_pypi() -> bool:
+    # pip may go another way (a proxy, an index of one's own): then we cannot know, and do not deny
+    if any(os.environ.get(name) for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "HTTPS_PROXY")):
+        return True
+    if Path("/etc/pip.conf").exists() or (Path.home() / ".config/pip/pip.conf").exists():
+        return True
+    try:
+        status, _ = probe.get("pypi.org", "/simple/nvidia-pytriton/", tls=True)
+    except probe.Unreachable:
+        return False
+    return status < 500
