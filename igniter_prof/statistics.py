@@ -141,10 +141,16 @@ def _interval_ranks(n: int, p: float) -> tuple[int, int]:
     The number of samples at or below the quantile is binomial(n, p), so P(X_(l) > q) = P(B < l)
     and P(X_(u) < q) <= P(B >= u), each at most 2.5%.
     """
-    from scipy.stats import binom
-
     tail = (1 - CONFIDENCE) / 2
-    return int(binom.ppf(tail, n, p)), int(binom.ppf(1 - tail, n, p)) + 1
+    return _binomial_quantile(tail, n, p), _binomial_quantile(1 - tail, n, p) + 1
+
+
+def _binomial_quantile(q: float, n: int, p: float) -> int:
+    """The least k with P(B <= k) >= q; what scipy.stats does, whose import takes seconds."""
+    from scipy.special import bdtr, bdtrik
+
+    k: int = math.ceil(bdtrik(q, n, p))
+    return k - 1 if k > 0 and bdtr(k - 1, n, p) >= q else k
 
 
 def summarise(latency_ms: Floats) -> LatencySummary:

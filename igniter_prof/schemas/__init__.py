@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from igniter_prof import records
+from igniter_prof.config.workloads import WorkloadsFile
 from igniter_prof.errors import BadInput, did_you_mean
 
 FORMATS: dict[str, type[records.Record]] = {
     "sweep": records.Sweep,
     "profile": records.ProfileManifest,
     "measurement": records.Measurement,
+    "workloads": WorkloadsFile,
     "coefficients": records.Coefficients,
     "plan": records.Plan,
     "result": records.Result,
