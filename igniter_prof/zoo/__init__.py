@@ -6,7 +6,7 @@
 
 from igniter_prof.zoo.catalog import Network, Port, find, known_names, networks, resolve
 from igniter_prof.zoo.repository import Rendered, install, read_config, render, repository_root
-from igniter_prof.zoo.weights import build, built, forget, installed
+from igniter_prof.zoo.weights import build, built, file_hash, forget, installed
 
 __all__ = [
     "Network",
@@ -14,6 +14,7 @@ __all__ = [
     "Rendered",
     "build",
     "built",
+    "file_hash",
     "find",
     "forget",
     "install",

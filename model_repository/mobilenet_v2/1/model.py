@@ -9,6 +9,9 @@ it in ``igniter_prof/zoo/onnx_model.py`` only. Parameters that it reads from ``c
 ``minimum_shape:<input>``      the least shape without the batch, as in ``3,63,63``
 
 All requests that Triton hands over at once and whose shapes agree are run as one batch.
+
+Tensors come and go by DLPack: the Python stubs of Triton 2.51 were built for NumPy 1, and with
+NumPy 2 their ``Tensor(name, array)`` answers with empty tensors and no error.
 """
 
 from __future__ import annotations
@@ -71,7 +74,8 @@ class TritonPythonModel:
         groups: dict[Any, list[Any]] = {}
         for index, request in enumerate(requests):
             arrays = [
-                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs
+                np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
+                for name in self.inputs
             ]
             problem = self._problem(arrays)
             if problem:
@@ -111,7 +115,7 @@ class TritonPythonModel:
         return [
             pb_utils.InferenceResponse(
                 [
-                    pb_utils.Tensor(name, result[end - size : end])
+                    pb_utils.Tensor.from_dlpack(name, result[end - size : end])
                     for name, result in zip(self.outputs, results)  # noqa: B905
                 ]
             )
