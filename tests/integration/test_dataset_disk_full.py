@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,14 +32,18 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], timeout=30, check=True)
 
 
+def fill(store: ProfileStore, stored: list[int]) -> None:
+    for number in range(1000):
+        store.append(*sample(cell(repeat=number), count=2000, start=number))
+        stored.append(number)
+
+
 def test_a_full_disk_loses_nothing_and_the_sweep_goes_on_later(tiny_disk: Path) -> None:
     path = tiny_disk / "p"
-    stored = []
+    stored: list[int] = []
     with ProfileStore.create(path, manifest()) as store:
         with pytest.raises(MissingCapability, match="no disk space") as caught:
-            for number in range(1000):
-                store.append(*sample(cell(repeat=number), count=2000))
-                stored.append(number)
+            fill(store, stored)
         assert caught.value.exit_status == 3
     assert len(stored) > 2
     assert check_profile(path) == []
@@ -52,11 +57,9 @@ def test_a_full_disk_loses_nothing_and_the_sweep_goes_on_later(tiny_disk: Path) 
 
 def test_a_new_profile_on_a_full_disk(tiny_disk: Path) -> None:
     with (tiny_disk / "ballast").open("wb", buffering=0) as out:
-        try:
+        with contextlib.suppress(OSError):
             while True:
                 out.write(bytes(4096))
-        except OSError:
-            pass
     with pytest.raises(MissingCapability, match="no disk space"):
         ProfileStore.create(tiny_disk / "p", manifest())
     (tiny_disk / "ballast").unlink()
