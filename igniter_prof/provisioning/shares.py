@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -68,36 +67,44 @@ class LeastShares:
     def configure(self, pattern: Pattern, *, best: bool = False) -> Configuration | None:
         """Batch sizes and least shares for a pattern, or None if no device holds it.
 
-        The first that fits, in order of the shares that the tenants need alone; with ``best``
-        the one of the smallest sum (ties: the first of these).
+        The first that is found, going depth first from the batch sizes that need the smallest
+        shares alone; with ``best`` the one of the smallest sum (ties: the first of these).
         """
+        options = [
+            sorted((self._alone((index, batch)), batch) for batch in self._batches[index])
+            for index in pattern
+        ]
+        if not all(options):
+            return None
+        # what the positions from each one on need at least
+        floors = [0.0]
+        for each in reversed(options):
+            floors.insert(0, floors[0] + each[0][0])
         found: Configuration | None = None
-        for floor, items in self._combinations(pattern):
-            if found is not None and (not best or floor >= found.used_pct - 1e-9):
-                break
-            shares = self.of(items)
-            if shares is None:
-                continue
-            settings = tuple(
-                Setting(batch, share) for (_, batch), share in zip(items, shares, strict=True)
-            )
-            candidate = Configuration(pattern, settings)
-            if found is None or candidate.used_pct < found.used_pct - 1e-9:
-                found = candidate
-        return found
 
-    def _combinations(self, pattern: Pattern) -> list[tuple[float, tuple[Item, ...]]]:
-        """All batch sizes for a pattern that could fit, least sum of shares alone first."""
-        kept = {}
-        for batches in itertools.product(*(self._batches[index] for index in pattern)):
-            # tenants of one class are interchangeable: sorting makes their permutations one
-            items = tuple(sorted(zip(pattern, batches, strict=True)))
-            if items in kept:
-                continue
-            floor = sum(self._alone(item) for item in items)
-            if floor <= DEVICE_PCT + 1e-9:
-                kept[items] = floor
-        return sorted((floor, items) for items, floor in kept.items())
+        def descend(items: tuple[Item, ...], first: int) -> bool:
+            """Try the options of the next position from ``first`` on; True ends the search."""
+            nonlocal found
+            shares = self.of(tuple(sorted(items))) if items else ()
+            if shares is None:
+                return False
+            floor = sum(shares) + floors[len(items)]
+            if floor > DEVICE_PCT + 1e-9 or (found and floor >= found.used_pct - 1e-9):
+                return False
+            position = len(items)
+            if position == len(pattern):
+                found = _configuration(pattern, tuple(sorted(items)), shares)
+                return not best
+            alike = position + 1 < len(pattern) and pattern[position + 1] == pattern[position]
+            for rank in range(first, len(options[position])):
+                item = (pattern[position], options[position][rank][1])
+                # tenants of one class are interchangeable: of their permutations one is enough
+                if descend((*items, item), rank if alike else 0):
+                    return True
+            return False
+
+        descend((), 0)
+        return found
 
     def _alone(self, item: Item) -> float:
         shares = self.of((item,))
@@ -149,6 +156,13 @@ class LeastShares:
             for position, share in zip(others, needed, strict=True):
                 shares[position] = max(shares[position], share)
         return shares
+
+
+def _configuration(
+    pattern: Pattern, items: tuple[Item, ...], shares: tuple[float, ...]
+) -> Configuration:
+    pairs = zip(items, shares, strict=True)
+    return Configuration(pattern, tuple(Setting(batch, share) for (_, batch), share in pairs))
 
 
 def spread(problem: Problem, evaluator: Evaluator, configuration: Configuration) -> Configuration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ def _solve(
 
     problem = pulp.LpProblem("plan", pulp.LpMinimize)
     times = [
-        pulp.LpVariable(f"x{number}", lowBound=0, cat=pulp.LpInteger)
+        problem.add_variable(f"x{number}", lowBound=0, cat=pulp.LpInteger)
         for number in range(len(patterns))
     ]
     problem += pulp.lpSum(cost * each for cost, each in zip(costs, times, strict=True))
@@ -126,9 +127,12 @@ def _run(problem: Any, time_limit_s: float, seed: int) -> str:
                 msg=False, threads=1, timeLimit=limit, gapRel=0.0, random_seed=seed % 2**31
             )
         else:
-            solver = pulp.PULP_CBC_CMD(
-                msg=False, threads=1, timeLimit=limit, gapRel=0.0, options=[f"randomS {seed}"]
-            )
+            with warnings.catch_warnings():
+                # the bundled CBC leaves with PuLP 4, which pyproject.toml excludes
+                warnings.simplefilter("ignore", DeprecationWarning)
+                solver = pulp.PULP_CBC_CMD(
+                    msg=False, threads=1, timeLimit=limit, gapRel=0.0, options=[f"randomS {seed}"]
+                )
         if not solver.available():
             failures.append(f"{engine} is not available")
             continue
