@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import groupby
 from typing import Any, Literal
 
 Tone = Literal["good", "bad", "warn", "plain"]
@@ -34,6 +35,7 @@ class Column:
     title: str
     numeric: bool = True
     shown: bool = True  # False: in the CSV only
+    group: str = ""  # a heading above neighbouring columns
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Table:
     def shown_columns(self) -> tuple[Column, ...]:
         """The columns that the page shows."""
         return tuple(column for column in self.columns if column.shown)
+
+    @property
+    def header(self) -> list[tuple[str, tuple[Column, ...]]]:
+        """The shown columns by their common headings."""
+        grouped = groupby(self.shown_columns, key=lambda column: column.group)
+        return [(heading, tuple(columns)) for heading, columns in grouped]
 
     @property
     def shown_rows(self) -> tuple[Mapping[str, Any], ...]:
@@ -132,6 +140,12 @@ def some(items: Sequence[str], limit: int) -> tuple[str, ...]:
     return (*items[:limit], f"and {rest} more, in the tables") if rest > 0 else tuple(items)
 
 
-def slug(text: str) -> str:
-    """A text as part of a file's name or of an anchor."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def when(instant: str) -> str:
+    """An ISO 8601 instant for people, in UTC and to the minute; what is none stays as it is."""
+    try:
+        parsed = datetime.fromisoformat(instant)
+    except ValueError:
+        return instant
+    if parsed.tzinfo is None:
+        return instant
+    return f"{parsed.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from igniter_prof.records import Coefficients, FitError, FitReport, Parameter
 from igniter_prof.reporting import drawing
-from igniter_prof.reporting.blocks import Badge, Column, Plot, Section, Table, number, plural
+from igniter_prof.reporting.blocks import Badge, Column, Plot, Section, Table, number, plural, when
 from igniter_prof.reporting.profile_section import device_text
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def coefficients_section(coefficients: Coefficients, source: str, prefix: str) -
             ("models", ", ".join(sorted(coefficients.models)) or "none"),
             ("from profile", coefficients.profile_hash[:16]),
             ("seed", str(coefficients.seed)),
-            ("made", f"{coefficients.created_at}, igprof {coefficients.igprof}"),
+            ("made", f"{when(coefficients.created_at)}, igprof {coefficients.igprof}"),
         ),
         remarks=_remarks(report, residuals),
         blocks=tuple(block for block in blocks if block is not None),
@@ -128,12 +128,12 @@ def _fit_plot(residuals: Sequence[Residual], prefix: str) -> Plot | None:
             span,
             [v * (1 - band) for v in span],
             [v * (1 + band) for v in span],
-            color=drawing.BAND,
+            color=drawing.GRID,
             linewidth=0,
         )
         scatter.plot(span, span, color=drawing.MUTED, linewidth=1)
-        over.axhspan(-_WITHIN_PCT, _WITHIN_PCT, color=drawing.BAND, linewidth=0)
-        histogram.axhspan(-_WITHIN_PCT, _WITHIN_PCT, color=drawing.BAND, linewidth=0)
+        over.axhspan(-_WITHIN_PCT, _WITHIN_PCT, color=drawing.BAND, linewidth=0, zorder=0)
+        histogram.axhspan(-_WITHIN_PCT, _WITHIN_PCT, color=drawing.BAND, linewidth=0, zorder=0)
         for axes in (over, histogram):
             axes.axhline(0, color=drawing.MUTED, linewidth=1)
         handles, labels = [], []

@@ -1,8 +1,9 @@
 """Matplotlib figures as inline SVG: no pyplot, no files, the page's own font and colours.
 
-The neutral colours of a figure are written as CSS variables, so that a figure follows the page into
-dark mode; data colours are Okabe and Ito's, which people with any colour vision tell apart
-(https://jfly.uni-koeln.de/color/), and lines differ in their markers too.
+The neutral colours of a figure, and the one data colour that a dark page swallows, are written as
+CSS variables, so that a figure follows the page into dark mode. Data colours are Okabe and Ito's,
+which people with any colour vision tell apart (https://jfly.uni-koeln.de/color/), and lines differ
+in their markers too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BLUE, VERMILION, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+SKY, ORANGE, GREY, YELLOW = "#56b4e9", "#e69f00", "#999999", "#f0e442"
 INK, MUTED, GRID, BAND, PAPER = "#1b1c1e", "#63686e", "#dfe2e6", "#eef0f3", "#fdfdfe"
 _VARIABLES = {
     INK: "var(--ink)",
@@ -28,10 +31,9 @@ _VARIABLES = {
     GRID: "var(--grid)",
     BAND: "var(--band)",
     PAPER: "var(--paper)",
+    BLUE: "var(--blue)",
 }
 
-BLUE, VERMILION, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-SKY, ORANGE, GREY, YELLOW = "#56b4e9", "#e69f00", "#999999", "#f0e442"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY, YELLOW)
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -160,7 +162,7 @@ def ordered_colours(count: int) -> list[tuple[float, ...]]:
     import matplotlib
 
     ramp = matplotlib.colormaps["viridis"]
-    steps = [0.5] if count == 1 else [0.22 + 0.62 * i / (count - 1) for i in range(count)]
+    steps = [0.5] if count == 1 else [0.3 + 0.56 * i / (count - 1) for i in range(count)]
     return [tuple(ramp(step)) for step in steps]
 
 
@@ -211,21 +213,35 @@ def scale_positive(axes: Axes, axis: str, values: Sequence[float], *, pad: float
     line.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
-def fixed_ticks(axes: Axes, values: Sequence[float], *, log_base: float | None) -> None:
-    """Put the x ticks exactly where something was measured, thinned out where they would touch."""
+def fixed_ticks(axes: Axes, values: Sequence[float], *, log_base: float | None, gap: float) -> None:
+    """Put the x ticks exactly where something was measured, thinned out where they would touch.
+
+    The ends stay, then the powers of the base.
+
+    Args:
+        axes: the axes to change.
+        values: where something was measured.
+        log_base: of a logarithmic axis; None: a linear one.
+        gap: the least distance of two ticks, as a part of the axis.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     ticks = sorted(set(values))
-    if log_base is not None and len(ticks) > 1:
+    logarithmic = log_base is not None and len(ticks) > 1
+    position = {tick: math.log(tick, log_base or 2) if logarithmic else tick for tick in ticks}
+    if logarithmic:
         axes.set_xscale("log", base=log_base)
-        position = [math.log(tick) for tick in ticks]
-    else:
-        position = list(ticks)
-    span = position[-1] - position[0] if len(ticks) > 1 else 1.0
-    kept: list[int] = []
-    for index in range(len(ticks)):
-        if not kept or position[index] - position[kept[-1]] >= 0.06 * span:
-            kept.append(index)
-    axes.xaxis.set_major_locator(FixedLocator([ticks[index] for index in kept]))
+    ends = (ticks[0], ticks[-1])
+    span = (position[ends[1]] - position[ends[0]]) or 1.0
+
+    def importance(tick: float) -> tuple[bool, bool, float]:
+        power = logarithmic and position[tick] == round(position[tick])
+        return (tick not in ends, not power, tick)
+
+    kept: list[float] = []
+    for tick in sorted(ticks, key=importance):
+        if all(abs(position[tick] - position[other]) >= gap * span for other in kept):
+            kept.append(tick)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(kept)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ from igniter_prof import __version__
 from igniter_prof.errors import BadInput
 from igniter_prof.files import atomic_write, write_csv
 from igniter_prof.records import Coefficients, Plan, Result
-from igniter_prof.reporting.blocks import Section, number, shown, slug
+from igniter_prof.reporting.blocks import Section, shown
 from igniter_prof.reporting.coefficients_section import coefficients_section
 from igniter_prof.reporting.inputs import Content, Profile, Source, read_inputs
 from igniter_prof.reporting.plan_section import plan_section
@@ -79,8 +80,11 @@ def build_sections(sources: Sequence[Source]) -> tuple[Section, ...]:
         kind = type(source.content)
         seen[kind] += 1
         name = kind.__name__.lower()
-        prefix = slug(name if total[kind] == 1 else f"{name}-{seen[kind]}")
-        sections.append(_section(source.content, str(source.path), prefix))
+        prefix = name if total[kind] == 1 else f"{name}-{seen[kind]}"
+        section = _section(source.content, str(source.path), prefix)
+        if total[kind] > 1:
+            section = replace(section, title=f"{section.title} {seen[kind]}")
+        sections.append(section)
     return tuple(sections)
 
 
@@ -107,7 +111,6 @@ def render(sections: Sequence[Section], *, tables_at: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = shown
-    environment.filters["number"] = number
     environment.filters["drawing"] = Markup  # made by drawing.draw, which escapes its texts
     template = environment.get_template("report.html.j2")
     return template.render(sections=sections, tables_at=quote(tables_at), version=__version__)

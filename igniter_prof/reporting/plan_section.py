@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from igniter_prof.records import Plan, PlanTenant
 from igniter_prof.reporting import drawing
-from igniter_prof.reporting.blocks import Badge, Column, Plot, Section, Table, number, plural
+from igniter_prof.reporting.blocks import Badge, Column, Plot, Section, Table, number, plural, when
 from igniter_prof.reporting.profile_section import device_text
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _facts(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("share step", None if plan.share_step_pct is None else f"{plan.share_step_pct:g}%"),
         ("solved in", None if plan.solve_s is None else f"{plan.solve_s:.2g} s"),
         ("from coefficients", plan.coefficients_hash and plan.coefficients_hash[:16]),
-        ("made", f"{plan.created_at}, igprof {plan.igprof}"),
+        ("made", f"{when(plan.created_at)}, igprof {plan.igprof}"),
     ]
     return tuple((title, value) for title, value in facts if value is not None)
 
@@ -218,7 +218,7 @@ def _promise_plot(plan: Plan, prefix: str) -> Plot | None:
         ):
             _bullets(axes, values, text)
             axes.set_title(title)
-            axes.set_xlabel(x)
+            axes.set_xlabel(x, loc="left")
         panels[0].set_yticks(range(len(tenants)), [drawing.label(t.workload) for t in tenants])
         panels[0].set_ylim(len(tenants) - 0.5, -0.5)
 
@@ -232,7 +232,7 @@ def _promise_plot(plan: Plan, prefix: str) -> Plot | None:
     )
     caption = (
         "What the plan promises. The heavy line at 100% is the limit; a bar beyond it is red and"
-        " hatched."
+        " hatched, and ends at 300%."
     )
     return Plot(name, "Promises", svg, caption)
 
@@ -275,9 +275,10 @@ def _table(plan: Plan, prefix: str) -> Table:
         Column("queue_delay_us", "queue delay (µs)"),
         Column("rate_rps", "rate (/s)"),
         Column("throughput_rps", "throughput, predicted (/s)"),
-        Column("slo_ms", "SLO (ms)"),
-        Column("percentile", "at percentile"),
-        Column("slo_percentile_ms", "predicted there (ms)"),
+        Column("slo", "SLO"),
+        Column("slo_ms", "SLO (ms)", shown=False),
+        Column("percentile", "at p", shown=False),
+        Column("slo_percentile_ms", "latency there, predicted (ms)"),
         Column("p50_ms", "p50, predicted (ms)", shown=False),
         Column("p95_ms", "p95, predicted (ms)", shown=False),
         Column("p99_ms", "p99, predicted (ms)", shown=False),
@@ -288,6 +289,7 @@ def _table(plan: Plan, prefix: str) -> Table:
     rows = tuple(
         {
             "device": device,
+            "slo": f"{tenant.slo_ms:g} ms, p{tenant.percentile:g}",
             **tenant.model_dump(exclude={"predicted"}),
             **(tenant.predicted.model_dump() if tenant.predicted else {}),
         }

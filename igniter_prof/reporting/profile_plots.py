@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAX_COLUMNS = 3
+_MAX_COLUMNS = 4
 _MAX_NEIGHBOURS = 28  # columns of the heat map that can still be read
 
 
@@ -71,14 +71,14 @@ def _small_multiples(
         panels[_panel(point, points)].append(point)
     lines = sorted({line(point) for point in points}, key=lambda v: (v is None, v or 0))
     colours = dict(zip(lines, drawing.ordered_colours(len(lines)), strict=True))
-    columns = min(_MAX_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    rows = math.ceil(len(panels) / _MAX_COLUMNS)
+    columns = math.ceil(len(panels) / rows)  # as few gaps as can be
 
     def paint(figure: Figure) -> None:
         grid = figure.subplots(rows, columns, squeeze=False)
         handles = {}
         for index, (axes, panel) in enumerate(zip(grid.flat, sorted(panels), strict=False)):
-            axes.set_title(drawing.label(panel, 44))
+            axes.set_title(drawing.label(panel, 112 // columns))
             for number, value in enumerate(lines):
                 of_line = sorted((p for p in panels[panel] if line(p) == value), key=x)
                 if of_line:
@@ -91,7 +91,9 @@ def _small_multiples(
                     )
             bounds = [b for p in panels[panel] for b in (p.low_ms, p.high_ms, p.latency_ms)]
             drawing.scale_positive(axes, "y", bounds)
-            drawing.fixed_ticks(axes, [x(p) for p in panels[panel]], log_base=x_log_base)
+            drawing.fixed_ticks(
+                axes, [x(p) for p in panels[panel]], log_base=x_log_base, gap=0.03 * columns
+            )
             if index % columns == 0:
                 axes.set_ylabel("mean latency of a batch (ms)")
             if index + columns >= len(panels):
@@ -104,7 +106,7 @@ def _small_multiples(
             [line_label(value) for value in present],
             title=line_title,
             loc="outside upper left",
-            ncols=8,
+            ncols=min(12, len(present)),
             alignment="left",
         )
 
@@ -223,15 +225,16 @@ def slowdown_map(slowdowns: Sequence[Slowdown], prefix: str) -> Plot | None:
         axes.set_ylabel("model slowed down")
 
     counts = sorted(s.cells for s in slowdowns)
-    each = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    most = plural(counts[-1], "cell")
+    each = most if counts[0] == counts[-1] else f"{counts[0]} to {most}"
     caption = (
         "Mean latency beside the neighbours over mean latency alone, at the same batch size and"
-        f" share; each entry is the mean over {each} cells (n). 1.00× is no slowdown, darker is"
+        f" share; each entry is the mean over {each} (n). 1.00× is no slowdown, darker is"
         " slower. Only cells in which every tenant ended ok and whose solo twin was measured count."
     )
     if left_out:
         caption += f" The {len(columns)} worst columns; {left_out} more are in the table."
-    name = f"{prefix}-slowdown"
+    name = f"{prefix}-slowdown-map"
     longest = max(len(" + ".join(n)) for n in columns)
     width = min(11.0, 2.4 + wide * len(columns))
     height = 1.1 + 0.62 * len(models) + min(1.6, 0.03 * longest)

@@ -8,7 +8,7 @@ from typing import Any
 
 from igniter_prof.records import Conditions, Device, Measurement, Quantile, TenantMeasurement
 from igniter_prof.reporting import derived, profile_plots
-from igniter_prof.reporting.blocks import Badge, Column, Section, Table, plural, some
+from igniter_prof.reporting.blocks import Badge, Column, Section, Table, plural, some, when
 from igniter_prof.reporting.inputs import Profile
 from igniter_prof.units import format_duration
 
@@ -105,7 +105,7 @@ def _facts(profile: Profile) -> tuple[tuple[str, str], ...]:
     if measurements:
         busy = sum(m.duration_s for m in measurements)
         facts.append(
-            ("measured", f"{measurements[0].started_at}, {format_duration(busy)} of cells")
+            ("measured", f"{when(measurements[0].started_at)}, {format_duration(busy)} of cells")
         )
     return (*facts, *condition_facts([m.conditions for m in measurements]))
 
@@ -138,7 +138,7 @@ def _verdicts(measurements: Sequence[Measurement]) -> tuple[str, ...]:
         for i, t in enumerate(m.tenants)
         if _needs_a_look(t)
     ]
-    return some(lines, 8)
+    return some(lines, 6)
 
 
 def _not_measured(measurements: Sequence[Measurement]) -> tuple[str, ...]:

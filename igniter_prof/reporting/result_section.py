@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from igniter_prof.records import Quantile, Result, WorkloadResult
 from igniter_prof.reporting import drawing
-from igniter_prof.reporting.blocks import Badge, Column, Plot, Section, Table, plural, some
+from igniter_prof.reporting.blocks import (
+    Badge,
+    Column,
+    Plot,
+    Section,
+    Table,
+    number,
+    plural,
+    some,
+    when,
+)
 from igniter_prof.reporting.profile_section import condition_facts, quantile_ms
 from igniter_prof.units import format_duration
 
@@ -29,7 +39,7 @@ def result_section(result: Result, source: str, prefix: str) -> Section:
             ("plan", result.plan_hash[:16]),
             ("loaded for", format_duration(result.duration_s)),
             ("seed", str(result.seed)),
-            ("made", f"{result.created_at}, igprof {result.igprof}"),
+            ("made", when(result.created_at)),
             *condition_facts([result.conditions]),
         ),
         remarks=_remarks(result),
@@ -58,7 +68,7 @@ def _badges(result: Result) -> tuple[Badge, ...]:
 
 def _remarks(result: Result) -> tuple[str, ...]:
     lines = [
-        f"{w.workload}: {verdict(w).text}{f' ({w.detail})' if w.detail else ''}"
+        f"{w.workload}: {verdict(w).text}{_because(w)}"
         for w in result.workloads
         if w.slo_met is not True
     ]
@@ -67,26 +77,35 @@ def _remarks(result: Result) -> tuple[str, ...]:
         lines.append(f"The client sent over 1% of the requests late: {', '.join(lagged)}.")
     if result.conditions.client_apart is False:
         lines.append("The client ran on the device's own cores and took time from the servers.")
-    return (*some(lines, 8), *result.notes)
+    return (*some(lines, 6), *result.notes)
+
+
+def _because(workload: WorkloadResult) -> str:
+    if workload.detail:
+        return f" ({workload.detail})"
+    if workload.violations_pct is None:
+        return ""
+    return f" ({number(workload.violations_pct)}% of its requests over the SLO or failed)"
 
 
 def _table(result: Result, prefix: str) -> Table:
     columns = (
         Column("workload", "workload", numeric=False),
-        Column("verdict", "SLO", numeric=False),
+        Column("verdict", "verdict", numeric=False),
         Column("model", "model", numeric=False, shown=False),
         Column("device", "device", numeric=False, shown=False),
-        Column("batch_size", "batch"),
-        Column("share_pct", "share (%)"),
+        Column("batch_size", "batch", shown=False),
+        Column("share_pct", "share (%)", shown=False),
         Column("rate_rps", "rate (/s)"),
-        Column("slo_ms", "SLO (ms)"),
-        Column("percentile", "at percentile"),
+        Column("slo", "SLO"),
+        Column("slo_ms", "SLO (ms)", shown=False),
+        Column("percentile", "at p", shown=False),
         *(
             column
             for p, _, _ in _PERCENTILES
             for column in (
-                Column(f"{p}_predicted_ms", f"{p} predicted (ms)"),
-                Column(f"{p}_ms", f"{p} measured (ms)"),
+                Column(f"{p}_predicted_ms", "predicted", group=f"{p} (ms)"),
+                Column(f"{p}_ms", "measured", group=f"{p} (ms)"),
                 Column(f"{p}_low_ms", f"{p} low (ms)", shown=False),
                 Column(f"{p}_high_ms", f"{p} high (ms)", shown=False),
             )
@@ -94,8 +113,8 @@ def _table(result: Result, prefix: str) -> Table:
         Column("throughput_rps", "throughput (/s)"),
         Column("goodput_rps", "goodput (/s)"),
         Column("violations_pct", "violations (%)"),
-        Column("requests", "requests"),
-        Column("failed_requests", "failed"),
+        Column("requests", "requests", shown=False),
+        Column("failed_requests", "failed", shown=False),
         Column("executed_batch", "executed batch", shown=False),
         Column("lagged_pct", "sent late (%)", shown=False),
         Column("detail", "why", numeric=False, shown=False),
@@ -112,6 +131,7 @@ def _row(workload: WorkloadResult) -> dict[str, Any]:
     row: dict[str, Any] = {
         **workload.model_dump(exclude={"latency", "latency_sent", "predicted"}),
         "verdict": verdict(workload),
+        "slo": f"{workload.slo_ms:g} ms, p{workload.percentile:g}",
     }
     for name, _, _ in _PERCENTILES:
         quantile = _quantile(workload, name)
@@ -147,7 +167,7 @@ def _percentile_plot(workloads: Sequence[WorkloadResult], prefix: str) -> Plot |
         values = [100.0]
         for row, workload in enumerate(shown):
             scale = 100 / workload.slo_ms
-            axes.axhspan(row - 0.42, row + 0.42, color=drawing.BAND, linewidth=0)
+            axes.axhspan(row - 0.42, row + 0.42, color=drawing.BAND, linewidth=0, zorder=0)
             for index, (name, colour, marker) in enumerate(_PERCENTILES):
                 at = row + 0.26 * (index - 1)
                 quantile, predicted = _quantile(workload, name), _predicted(workload, name)
