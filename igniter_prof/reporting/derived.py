@@ -160,6 +160,13 @@ def variant(tenant: Tenant) -> str:
     return ", ".join(parts)
 
 
+def load_text(load: Load) -> str:
+    """A load in a few words: ``closed, 4 in flight``, ``poisson, 20/s``."""
+    if load.kind == "closed":
+        return f"closed, {load.concurrency} in flight"
+    return load.kind if load.rate_rps is None else f"{load.kind}, {load.rate_rps:g}/s"
+
+
 def describe(tenant: Tenant) -> str:
     """A tenant in one line: ``resnet50, batch 4, 50%``."""
     share = "no share" if tenant.share_pct is None else f"{tenant.share_pct:g}%"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from igniter_prof.reporting import drawing
 from igniter_prof.reporting.blocks import Plot, plural
-from igniter_prof.reporting.derived import DriftPoint, Slowdown, SoloPoint, variant
+from igniter_prof.reporting.derived import DriftPoint, Slowdown, SoloPoint, load_text, variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,11 +127,7 @@ def _panel(point: SoloPoint, points: Sequence[SoloPoint]) -> str:
     """A panel's title: the model, and its load and protocol where the profile has several."""
     title = variant(point.tenant)
     if len({other.load for other in points}) > 1:
-        load = point.load
-        rate = "" if load.rate_rps is None else f" {load.rate_rps:g}/s"
-        title += (
-            f", {load.kind}{rate}" if load.kind != "closed" else f", {load.concurrency} in flight"
-        )
+        title += f", {load_text(point.load)}"
     if len({other.protocol for other in points}) > 1:
         title += f", {point.protocol}"
     return title

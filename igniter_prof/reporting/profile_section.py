@@ -26,6 +26,9 @@ _FACTS = (
 )
 
 
+_SERVERS = {"own": "one for each tenant", "shared": "one for all tenants"}
+
+
 def profile_section(profile: Profile, source: str, prefix: str) -> Section:
     """A profile as plots and tables."""
     measurements = profile.measurements
@@ -103,6 +106,12 @@ def _facts(profile: Profile) -> tuple[tuple[str, str], ...]:
     facts.append(("cells", f"{len(measurements)} ({cells})" if cells else "none yet"))
     facts.append(("models", ", ".join(models) or "none"))
     if measurements:
+        servers = sorted({_SERVERS[m.cell.server] for m in measurements})
+        loads = sorted(
+            {f"{derived.load_text(m.cell.load)}, {m.cell.protocol}" for m in measurements}
+        )
+        facts.append(("servers", " / ".join(servers)))
+        facts.append(("load", " / ".join(some(loads, 4))))
         busy = sum(m.duration_s for m in measurements)
         facts.append(
             ("measured", f"{when(measurements[0].started_at)}, {format_duration(busy)} of cells")

@@ -200,6 +200,16 @@ def _percentile_plot(workloads: Sequence[WorkloadResult], prefix: str) -> Plot |
                         zorder=4,
                     )
                     values.append(predicted * scale)
+            if workload.latency is None:
+                axes.text(
+                    0.99,
+                    row,
+                    f"not measured: {verdict(workload).text}",
+                    transform=axes.get_yaxis_transform(),
+                    ha="right",
+                    va="center",
+                    color=drawing.MUTED,
+                )
         axes.axvline(100, color=drawing.VERMILION, linewidth=2, zorder=2)
         drawing.scale_positive(axes, "x", values)
         axes.set_yticks(

@@ -69,10 +69,11 @@ def console_lines(log: str) -> list[str]:
     return [line for line in log.splitlines() if "CONSOLE" in line]
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
     names = {"mlp": "<script>document.title='owned'</script>"}
-    return write_report(samples.write_all(tmp_path, names), tmp_path / "REPORT.html")[0]
+    return write_report(samples.write_all(folder, names), folder / "REPORT.html")[0]
 
 
 def test_a_browser_shows_the_report_without_a_network(report: Path, tmp_path: Path) -> None:
