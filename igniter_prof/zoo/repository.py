@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from igniter_prof.errors import BadInput, did_you_mean
-from igniter_prof.files import atomic_write
+from igniter_prof.files import atomic_write, write_error
 from igniter_prof.records import Tenant, digest_of
 from igniter_prof.zoo.catalog import Network, find, known_names
 from igniter_prof.zoo.weights import build, file_hash
@@ -114,12 +114,15 @@ def install(name: str, repository: Path) -> Path:
     source = repository_root() / network.name
     folder = repository / network.name
     weights = build(network.name)
-    _make_folder(folder / "1")
-    for path in source.rglob("*"):
-        target = folder / path.relative_to(source)
-        if path.is_file() and path.suffix in (".pbtxt", ".py", ".txt") and not target.exists():
-            shutil.copyfile(path, target)
-    _link(weights, folder / "1" / "model.onnx")
+    try:
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+        for path in source.rglob("*"):
+            target = folder / path.relative_to(source)
+            if path.suffix in (".pbtxt", ".py", ".txt") and not target.exists():
+                shutil.copyfile(path, target)
+        _link(weights, folder / "1" / "model.onnx")
+    except OSError as error:
+        raise write_error(folder, error) from error
     return folder
 
 
@@ -289,13 +292,6 @@ def _rendered(destination: Path, name: str, *, threads: int | None) -> Rendered:
         config_hash=hashlib.sha256(config.read_bytes()).hexdigest() if config.exists() else None,
         threads=threads,
     )
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"cannot be made: {error.strerror}", where=str(path)) from error
 
 
 def _link(source: Path, target: Path) -> None:
