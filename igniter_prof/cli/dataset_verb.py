@@ -22,7 +22,7 @@ def command() -> None:
     """Check, merge and compare profiles."""
 
 
-@command.command("check")
+@command.command("check", short_help="Validate every row of a profile.")
 @click.argument("profile", metavar="PROFILE_DIR", type=PROFILE)
 @json_option
 def check(profile: Path, as_json: bool) -> None:
@@ -55,7 +55,7 @@ def check(profile: Path, as_json: bool) -> None:
         )
 
 
-@command.command("merge")
+@command.command("merge", short_help="Join profiles whose conditions agree.")
 @click.argument("profiles", metavar="PROFILE_DIR...", type=PROFILE, nargs=-1, required=True)
 @click.option("--out", required=True, type=PROFILE, help="Folder of the new profile.")
 @json_option
@@ -76,7 +76,7 @@ def merge(profiles: tuple[Path, ...], out: Path, as_json: bool) -> None:
         )
 
 
-@command.command("compare")
+@command.command("compare", short_help="What changed, and is it more than noise?")
 @click.argument("first", metavar="A", type=PROFILE)
 @click.argument("second", metavar="B", type=PROFILE)
 @json_option
@@ -91,7 +91,7 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
         _print_comparison(comparison)
 
 
-@command.command("noise")
+@command.command("noise", short_help="How far repeated measurements differ.")
 @click.argument("profiles", metavar="PROFILE_DIR...", type=PROFILE, nargs=-1, required=True)
 @json_option
 def noise(profiles: tuple[Path, ...], as_json: bool) -> None:

@@ -19,6 +19,9 @@ _MARKS: tuple[tuple[Kind, frozenset[str]], ...] = (
 )
 
 
+_HINT = "name a profile's folder, or a file that 'igprof fit', 'plan' or 'evaluate' wrote"
+
+
 def identify(path: Path) -> Kind:
     """Which of our formats a file or folder is of, by its content and whatever its name.
 
@@ -29,12 +32,10 @@ def identify(path: Path) -> Kind:
     if is_profile(path):
         return "profile"
     if path.is_dir():
-        raise BadInput("is a folder that holds no profile", where=str(path))
+        raise BadInput("is a folder that holds no profile", where=str(path), hint=_HINT)
     document = read_json(path)
     fields = set(document) if isinstance(document, dict) else set()
     for kind, marks in _MARKS:
         if marks <= fields:
             return kind
-    raise BadInput(
-        "is neither a profile nor coefficients, a plan or a result of igprof", where=str(path)
-    )
+    raise BadInput("is none of our files", where=str(path), hint=_HINT)

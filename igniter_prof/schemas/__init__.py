@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igniter_prof import records
+from igniter_prof.config.device_types import DevicesFile
 from igniter_prof.config.workloads import WorkloadsFile
 from igniter_prof.errors import BadInput, did_you_mean
 
@@ -19,6 +20,7 @@ FORMATS: dict[str, type[records.Record]] = {
     "profile": records.ProfileManifest,
     "measurement": records.Measurement,
     "workloads": WorkloadsFile,
+    "devices": DevicesFile,
     "coefficients": records.Coefficients,
     "plan": records.Plan,
     "result": records.Result,

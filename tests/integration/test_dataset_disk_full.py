@@ -56,10 +56,9 @@ def test_a_full_disk_loses_nothing_and_the_sweep_goes_on_later(tiny_disk: Path) 
 
 
 def test_a_new_profile_on_a_full_disk(tiny_disk: Path) -> None:
-    with (tiny_disk / "ballast").open("wb", buffering=0) as out:
-        with contextlib.suppress(OSError):
-            while True:
-                out.write(bytes(4096))
+    with (tiny_disk / "ballast").open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while True:
+            out.write(bytes(4096))
     with pytest.raises(MissingCapability, match="no disk space"):
         ProfileStore.create(tiny_disk / "p", manifest())
     (tiny_disk / "ballast").unlink()

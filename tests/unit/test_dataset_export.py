@@ -135,7 +135,7 @@ def test_files_are_told_from_their_content(tmp_path: Path, text: str, kind: str)
 
 def test_what_is_not_ours_is_not_identified(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("[1]")
-    with pytest.raises(BadInput, match="neither a profile nor"):
+    with pytest.raises(BadInput, match="none of our files"):
         identify(tmp_path / "file")
     with pytest.raises(BadInput, match="holds no profile"):
         identify(tmp_path)
