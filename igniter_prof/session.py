@@ -14,8 +14,6 @@ answered, so that each counted request met all its neighbours.
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from igniter_prof import __version__
 from igniter_prof.config.devices import client_cores
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.files import now_utc
@@ -40,6 +37,7 @@ from igniter_prof.records import (
     Cell,
     Conditions,
     Device,
+    Endpoint,
     Load,
     Measurement,
     ServerTimes,
@@ -49,7 +47,14 @@ from igniter_prof.records import (
     TenantMeasurement,
     Usage,
 )
-from igniter_prof.serving import Deployment, ServeOptions, TenantFailure, deploy
+from igniter_prof.serving import (
+    Deployment,
+    ServeOptions,
+    TenantFailure,
+    deploy,
+    host_conditions,
+    server_conditions,
+)
 from igniter_prof.statistics import latencies_ms, stability, summarise
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
@@ -125,7 +130,7 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
     began = time.monotonic()
     anchor = _Anchor.now()
     conditions: Conditions | None = None
-    endpoints = None
+    endpoints: tuple[Endpoint, ...] = ()
     try:
         with deploy(context.device, cell.tenants, options=context.options) as deployment:
             endpoints = deployment.endpoints
@@ -495,7 +500,7 @@ class _Run:
                 return [
                     (each.stable and enough, f"{each.reason}; stopped at a limit") for each in found
                 ]
-            drifting = enough and any(each.drifts for each in found)
+            drifting = enough and any(each.drifting for each in found)
             window_s = (time.monotonic_ns() - (self.start_ns or opened_ns)) / NS_PER_S
             # what drifts has not settled: forget the unsettled start while there is time
             if drifting and window_s >= 2 * stopping.min_s and elapsed_s <= stopping.max_s / 2:
@@ -567,34 +572,8 @@ def usage_between(before: Usage | None, after: Usage | None) -> Usage | None:
 def conditions_of(deployment: Deployment | None, device: Device) -> Conditions:
     """The conditions under which a deployment (None: it could not start) runs on this host."""
     cores, apart = client_cores(device)
-    served = deployment.conditions() if deployment is not None else {"runtime": "local"}
-    return Conditions(
-        igprof=__version__,
-        os=_os_name(),
-        kernel=platform.release(),
-        cpu_model=_cpu_model(),
-        cpu_count=os.cpu_count(),
-        client_cores=cores,
-        client_apart=apart,
-        python=platform.python_version(),
-        **served,
-    )
-
-
-def _os_name() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return platform.system()
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+    served = server_conditions(deployment) if deployment is not None else {"runtime": "local"}
+    return Conditions(client_cores=cores, client_apart=apart, **host_conditions(), **served)
 
 
 def come_to_rest(device: Device, limit_s: float) -> str | None:

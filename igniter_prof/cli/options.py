@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from igniter_prof.records import Device, Plan
     from igniter_prof.serving import ServeOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[float, ...]]):
     """A comma-separated list of numbers, such as ``1,4,8``."""
 
     def __init__(self, kind: type[int] | type[float]) -> None:
@@ -38,7 +39,7 @@ INTEGERS = Numbers(int)
 NUMBERS = Numbers(float)
 
 
-class Header(click.ParamType):
+class Header(click.ParamType[tuple[str, str]]):
     """A header, ``Name: value``."""
 
     name = "NAME: VALUE"
@@ -111,3 +112,39 @@ def serve_options(
         ca_file=ca_file,
         headers=headers,
     )
+
+
+def on_option(function: F) -> F:
+    """Add ``--on``: which real devices a plan's devices run on."""
+    option = click.option(
+        "--on",
+        multiple=True,
+        metavar="DEVICE",
+        help="A real device for the plan's next device; by default the one that it was made for.",
+    )
+    return option(function)
+
+
+def devices_for(plan: Plan, on: tuple[str, ...]) -> list[Device]:
+    """The real devices of a plan, in its order.
+
+    Raises:
+        BadInput: a device does not exist, is named twice, or is of another kind than the plan's.
+    """
+    from igniter_prof.config.devices import resolve_device
+    from igniter_prof.errors import BadInput
+
+    if not on:
+        if plan.device_type is None:
+            raise BadInput("the plan does not say what it is for", hint="name a device with --on")
+        on = (plan.device_type.id,)
+    devices = [resolve_device(spec) for spec in on]
+    if len({device.id for device in devices}) < len(devices):
+        raise BadInput("a device is named twice", where="--on")
+    for device in devices:
+        if plan.device_type is not None and device.kind != plan.device_type.kind:
+            raise BadInput(
+                f"the plan was made for a {plan.device_type.kind} device, {device.id} is none",
+                where="--on",
+            )
+    return devices

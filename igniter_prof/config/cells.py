@@ -83,5 +83,7 @@ def tenants_of_row(row: dict[str, str], where: str) -> tuple[Tenant, ...]:
         raise BadInput(f"tenant {number} has no model but '{column}' is given", where=where)
     shares = [tenant.share_pct for tenant in tenants if tenant.share_pct is not None]
     if sum(shares) > 100 + 1e-6:
-        raise BadInput(f"shares add up to {sum(shares):g}, at most 100 fit on a device", where=where)
+        raise BadInput(
+            f"shares add up to {sum(shares):g}, at most 100 fit on a device", where=where
+        )
     return tuple(tenants)

@@ -28,8 +28,6 @@ from igniter_prof.session import Window, come_to_rest, conditions_of, failed_win
 P99_REQUESTS = 662
 """Fewer requests say little about a p99 (MLPerf LoadGen's early stopping)."""
 
-Deployer = Callable[[PlanDevice, Device], contextlib.AbstractContextManager[Deployment]]
-
 
 def evaluate(
     plan: Plan,
@@ -73,8 +71,8 @@ def evaluate(
         if on_device is not None:
             on_device(planned.name, real.id)
         loads = loads_of(planned)
-        serve = (
-            attached(plan, planned)
+        serve: contextlib.AbstractContextManager[Deployment] = (
+            contextlib.nullcontext(attached(plan, planned))
             if launched
             else deploy(real, tenants_of(planned), options=options)
         )

@@ -1,0 +1,162 @@
+"""Launched plans: their servers outlive igprof; a state file each says where they are.
+
+The state lies in ``<cache>/launched/<plan>.json``, named by the plan's digest, so that ``status``,
+``stop`` and ``evaluate`` find the servers from the plan alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from igniter_prof import serving
+from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
+from igniter_prof.files import cache_dir, now_utc, read_record, write_json
+from igniter_prof.records import Device, Plan, PlanDevice, Record, Status, Tenant
+from igniter_prof.serving import Deployment, LaunchedState, ServeOptions, TenantFailure
+
+
+class LaunchedDevice(Record):
+    """What runs for one device of a plan."""
+
+    name: str
+    device: Device
+    state: LaunchedState
+
+
+class Launched(Record):
+    """A plan that was launched."""
+
+    plan_hash: str
+    plan_path: str
+    started_at: str
+    devices: tuple[LaunchedDevice, ...]
+
+
+def tenants_of(device: PlanDevice) -> tuple[Tenant, ...]:
+    """The tenants that a plan's device asks for: dynamic batching up to the planned batch."""
+    return tuple(
+        Tenant(
+            model=tenant.model,
+            batch_size=tenant.batch_size,
+            share_pct=tenant.share_pct,
+            instances=tenant.instances,
+            queue_delay_us=tenant.queue_delay_us,
+        )
+        for tenant in device.tenants
+    )
+
+
+def launch(
+    plan: Plan,
+    plan_path: Path,
+    devices: Sequence[Device],
+    options: ServeOptions,
+    *,
+    on_device: Callable[[str, str], None] | None = None,
+) -> Launched:
+    """Start all servers of a plan and leave them running. All or nothing.
+
+    Args:
+        plan: what to start.
+        plan_path: the file that it came from, for people.
+        devices: a real device for each of the plan's, in its order.
+        options: how to serve.
+        on_device: told the plan's device and the real one before its servers start.
+
+    Raises:
+        BadInput: the plan is launched already.
+        MissingCapability: fewer real devices than the plan has.
+        OutsideFailure: a tenant did not start; nothing is left running.
+    """
+    if _path(plan).exists():
+        raise BadInput("is launched already", where=str(plan_path), hint=f"igprof stop {plan_path}")
+    if len(devices) < len(plan.devices):
+        raise MissingCapability(
+            f"needs {len(plan.devices)} devices, {len(devices)} are there",
+            where=str(plan_path),
+            hint="name them with --on, once for each; igprof evaluate can try them in turn on one",
+        )
+    started: list[LaunchedDevice] = []
+    try:
+        for planned, real in zip(plan.devices, devices, strict=False):
+            if on_device is not None:
+                on_device(planned.name, real.id)
+            state = serving.launch(real, tenants_of(planned), options)
+            started.append(LaunchedDevice(name=planned.name, device=real, state=state))
+        launched = Launched(
+            plan_hash=plan.digest(),
+            plan_path=str(plan_path.resolve()),
+            started_at=now_utc(),
+            devices=tuple(started),
+        )
+        _path(plan).parent.mkdir(parents=True, exist_ok=True)
+        write_json(_path(plan), launched)
+    except BaseException as error:
+        for each in started:
+            serving.stop(each.state)
+        if isinstance(error, TenantFailure):
+            tenant = plan.devices[len(started)].tenants[error.index]
+            raise OutsideFailure(
+                f"'{tenant.workload}' did not start ({error.status}): {error.detail}",
+                where=f"{plan_path}, {plan.devices[len(started)].name}",
+                hint="nothing was left running",
+            ) from error
+        raise
+    return launched
+
+
+def find_launched(plan: Plan) -> Launched:
+    """The state of a launched plan. Raises BadInput if it is not launched."""
+    path = _path(plan)
+    if not path.exists():
+        raise BadInput("the plan is not launched", hint="igprof launch PLAN.json")
+    return read_record(path, Launched)
+
+
+def all_launched() -> list[Launched]:
+    """Every launched plan of this user, oldest first."""
+    found = [read_record(path, Launched) for path in _folder().glob("*.json")]
+    return sorted(found, key=lambda launched: launched.started_at)
+
+
+def health(launched: Launched) -> list[tuple[str, str, str, Status, str | None]]:
+    """Device, real device, model, status and detail of each tenant, asked of the running servers.
+
+    A tenant whose server has gone is ``crashed``.
+    """
+    rows: list[tuple[str, str, str, Status, str | None]] = []
+    for each in launched.devices:
+        deployment = serving.attach(each.state)
+        for index, endpoint in enumerate(deployment.endpoints):
+            status, detail = deployment.ending(index) or ("ok", None)
+            shown = detail or endpoint.http_address
+            rows.append((each.name, each.device.id, endpoint.tenant.model, status, shown))
+    return rows
+
+
+def stop(launched: Launched) -> None:
+    """Stop all servers of a launched plan and forget it; it is no error if some have gone."""
+    for each in launched.devices:
+        serving.stop(each.state)
+    (_folder() / f"{launched.plan_hash[:16]}.json").unlink(missing_ok=True)
+
+
+def attached(plan: Plan, device: PlanDevice) -> Deployment:
+    """The running servers of one device of a launched plan; they keep running.
+
+    Raises:
+        BadInput: the plan is not launched.
+    """
+    for each in find_launched(plan).devices:
+        if each.name == device.name:
+            return serving.attach(each.state)
+    raise BadInput(f"the launched plan has no device '{device.name}'")
+
+
+def _folder() -> Path:
+    return cache_dir() / "launched"
+
+
+def _path(plan: Plan) -> Path:
+    return _folder() / f"{plan.digest()[:16]}.json"
