@@ -16,7 +16,7 @@ from igniter_prof.dataset.columns import COLUMNS, TABLE_BEGIN, documented
 from igniter_prof.dataset.export import REQUEST_COLUMNS
 from igniter_prof.dataset.identify import identify
 from igniter_prof.errors import BadInput, MissingCapability
-from igniter_prof.records import ServerTimes, Tenant, Usage
+from igniter_prof.records import Plan, PlanDevice, PlanTenant, ServerTimes, Tenant, Usage
 from tests.dataset_samples import CONDITIONS, cell, sample, write
 
 DOCS = Path(__file__).parents[2] / "docs" / "dataset.md"
@@ -186,3 +186,25 @@ def test_merge_compare_and_noise_print(tmp_path: Path, profile: Path) -> None:
     assert np.isfinite([each["max_pct"] for each in found]).all()
     assert "solo" in run("dataset", "noise", tmp_path / "m").stdout
     assert "more than once" in run("dataset", "noise", profile).stdout
+
+
+def test_a_plan_is_exported_to_igniter(tmp_path: Path) -> None:
+    tenant = PlanTenant(
+        workload="a", model="alexnet", batch_size=6, share_pct=30, rate_rps=1200, slo_ms=20
+    )
+    plan = Plan(
+        strategy="x",
+        igprof="0",
+        created_at="2026-01-01",
+        devices=(PlanDevice(name="device-1", tenants=(tenant,)),),
+    )
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    result = run("export", tmp_path / "plan.json", "--to", "igniter", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    lists = json.loads((tmp_path / "out").read_text())
+    assert (lists["rates"], lists["slos"], lists["batches"]) == ([1200], [10], [6])
+    raw = tmp_path / "raw"
+    refused = run(
+        "export", tmp_path / "plan.json", "--to", "igniter", "--out", raw, "--requests", raw
+    )
+    assert "--requests is for profiles only" in str(refused.exception)
