@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from igniter_prof.fitting.points import BoolArray, FloatArray, Observations
+from igniter_prof.fitting.points import MODEL_ERROR, FloatArray, Observations
 from igniter_prof.records import FitError
 
 COVERAGE = 0.9
@@ -51,11 +51,12 @@ def errors_by_group(
     return result
 
 
-def interval(errors: FloatArray) -> tuple[float, float]:
+def interval(errors: FloatArray, least: float = MODEL_ERROR) -> tuple[float, float]:
     """Lowest and highest logarithm of measured over predicted that an interval reaches.
 
     Args:
         errors: (n,) such logarithms of cells that were not fitted.
+        least: the interval's least half-width where there are too few errors to know.
 
     Each side is the order statistic with the finite-sample step of split conformal prediction; with
     too few errors for it, the largest magnitude, widened by what its few draws leave unknown.
@@ -67,10 +68,5 @@ def interval(errors: FloatArray) -> tuple[float, float]:
     if rank <= n:
         ordered = np.sort(errors)
         return min(float(ordered[n - rank]), 0.0), max(float(ordered[rank - 1]), 0.0)
-    width = float(np.abs(errors).max()) * (1.0 + 2.0 / np.sqrt(n))
+    width = max(float(np.abs(errors).max()) * (1.0 + 2.0 / np.sqrt(n)), least)
     return -width, width
-
-
-def solo_rows(data: Observations) -> BoolArray:
-    """Which rows (n_rows,) are tenants without neighbours."""
-    return np.asarray(data.points.tenants == 1)

@@ -15,11 +15,19 @@ from igniter_prof.fitting import accuracy, equations
 from igniter_prof.fitting.estimate import Estimate
 from igniter_prof.fitting.holdout import hold_out
 from igniter_prof.fitting.latency_models import LatencyModel, fit_none, latency_model
-from igniter_prof.fitting.points import BoolArray, FloatArray, Observations, observe
+from igniter_prof.fitting.points import (
+    MODEL_ERROR,
+    BoolArray,
+    FloatArray,
+    Observations,
+    observe,
+)
 from igniter_prof.records import Coefficients, Device, FitReport, Measurement
 
 _SPLITS = 5
 _SPLIT_FRACTION = 0.2
+_UNTESTED = 0.1
+"""Least half-width of an interval (relative) where no cell could be held out."""
 
 
 def fit(
@@ -134,22 +142,26 @@ def _intervals(
     data: Observations, fit_model: LatencyModel, seed: int
 ) -> dict[str, tuple[float, float]]:
     """Intervals of log(measured / predicted) alone and co-located, from several hold-outs."""
-    errors: dict[bool, list[FloatArray]] = {True: [], False: []}
+    alone: list[FloatArray] = []
+    together: list[FloatArray] = []
     for number in range(_SPLITS):
         split = _split(data, fit_model, _SPLIT_FRACTION, seed + 1 + number)
-        log_error = np.log(data.latency_ms / split.predicted_ms)
-        # with nothing to hold out, the fit's own errors are all there is (widened below)
-        chosen = split.held if split.held.any() else np.ones(len(data), dtype=bool)
-        solo = accuracy.solo_rows(data)
-        errors[True].append(log_error[chosen & solo])
-        errors[False].append(log_error[chosen & ~solo])
         if not split.held.any():
             break
-    alone, together = (np.concatenate(errors[key]) for key in (True, False))
-    both = np.concatenate([alone, together])
+        log_error = np.log(data.latency_ms / split.predicted_ms)
+        solo = data.points.tenants == 1
+        alone.append(log_error[split.held & solo])
+        together.append(log_error[split.held & ~solo])
+    least = MODEL_ERROR
+    if not alone:  # every cell is needed by the fit: its own errors say next to nothing
+        alone, together = [np.log(data.latency_ms / split.predicted_ms)], []
+        least = _UNTESTED
+    solo_errors = np.concatenate(alone)
+    pair_errors = np.concatenate([np.zeros(0), *together])
+    either = np.concatenate([solo_errors, pair_errors])
     return {
-        "solo": accuracy.interval(alone if len(alone) else both),
-        "colocated": accuracy.interval(together if len(together) else both),
+        "solo": accuracy.interval(solo_errors if len(solo_errors) else either, least),
+        "colocated": accuracy.interval(pair_errors if len(pair_errors) else either, least),
     }
 
 

@@ -23,6 +23,9 @@ _OUTSIDE = 0.25
 _NEVER_TOGETHER = 0.05
 """How much a neighbour that a model was never measured beside widens its interval."""
 
+_NEVER_BESIDE_ANY = 0.25
+"""The same for a model that was only measured alone: its slowdown is a guess."""
+
 
 class Predictor:
     """A fitted latency model.
@@ -185,7 +188,8 @@ class Predictor:
     def _interval(self, x: Points) -> tuple[FloatArray, FloatArray]:
         """Logarithms of the interval's ends over the prediction, each (n_rows,)."""
         solo = x.tenants == 1
-        extra = _OUTSIDE * self._beyond(x) + _NEVER_TOGETHER * self._strangers(x)
+        guess = np.where(self._met.any(axis=1), _NEVER_TOGETHER, _NEVER_BESIDE_ANY)
+        extra = _OUTSIDE * self._beyond(x) + guess[x.model] * self._strangers(x)
         low = np.where(solo, self._solo[0], self._together[0]) - extra
         high = np.where(solo, self._solo[1], self._together[1]) + extra
         return low, high

@@ -368,7 +368,8 @@ def _service_pmf(mean: float, cv: float, step: float) -> FloatArray:
 def _quantiles(pmf: FloatArray, step: float, percentiles: FloatArray) -> FloatArray:
     """Percentiles of a distribution on a grid, ms: mass lies evenly around its grid point."""
     cdf = np.concatenate([[0.0], np.cumsum(pmf)])
-    edges = np.maximum((np.arange(len(cdf)) - 0.5) * step, 0.0)
-    # equal values would make the inverse ambiguous
-    keep = np.concatenate([[True], np.diff(cdf) > 1e-15])
-    return np.asarray(np.interp(percentiles / 100.0, cdf[keep], edges[keep]))
+    # the least that is ever met, not the rounding before it
+    wanted = np.maximum(percentiles / 100.0, 1e-9)
+    bin_ = np.clip(np.searchsorted(cdf, wanted), 1, len(pmf))
+    part = np.clip((wanted - cdf[bin_ - 1]) / pmf[bin_ - 1], 0.0, 1.0)
+    return np.asarray(np.maximum((bin_ - 1.5 + part) * step, 0.0))

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from igniter_prof.cli import igprof, main
+from igniter_prof.dataset import ProfileStore
+from igniter_prof.errors import BadInput
+from igniter_prof.files import write_json
+from igniter_prof.fitting import Predictor, fit, load_coefficients, predictor
+from igniter_prof.fitting.cells_csv import read_cells
+from igniter_prof.records import REQUEST_DTYPE, Coefficients, Device, ProfileManifest, Tenant
+from tests.unit.fitting_cells import CPU, measure_truth, pair_cells, solo_cells
+
+SMALL = Tenant(model="small", batch_size=4, share_pct=40)
+LARGE = Tenant(model="large", batch_size=2, share_pct=60)
+
+
+@pytest.fixture(scope="module")
+def coefficients() -> Coefficients:
+    cells = [*solo_cells(shares=(20, 50, 80, 100)), *pair_cells(batches=(1, 4))]
+    return fit(measure_truth(cells), CPU, profile_hash="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def model(coefficients: Coefficients) -> Predictor:
+    return predictor(coefficients)
+
+
+@pytest.fixture(scope="module")
+def coefficients_path(coefficients: Coefficients, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fit") / "C.json"
+    write_json(path, coefficients)
+    return path
+
+
+def test_arrays_answer_as_cells_do(model: Predictor) -> None:
+    shares = np.array([20.0, 40.0, 55.0])
+    cells = [[SMALL.model_copy(update={"share_pct": s}), LARGE] for s in shares]
+    pressure = model.pressure("large", LARGE.batch_size, 60.0)
+    arrays = model.latency_ms("small", SMALL.batch_size, shares, pressure, 2)
+    assert arrays == pytest.approx([cell[0].latency_ms for cell in model.predict(cells)])
+    grid = model.latency_ms("small", np.array([[1], [2]]), shares)
+    assert grid.shape == (2, 3)
+
+
+def test_service_times_are_those_of_smaller_batches(model: Predictor) -> None:
+    service = model.service_ms(SMALL, [LARGE])
+    cells = [[SMALL.model_copy(update={"batch_size": b}), LARGE] for b in (1, 2, 3, 4)]
+    assert service == pytest.approx([cell[0].latency_ms for cell in model.predict(cells)])
+
+
+def test_nothing_loads_for_free_on_a_cpu(model: Predictor) -> None:
+    ((prediction,),) = model.predict([[SMALL]])
+    assert prediction.throughput_rps == pytest.approx(4 / prediction.latency_ms * 1000)
+
+
+def test_loading_overlaps_on_a_gpu(coefficients: Coefficients) -> None:
+    gpu = Device(id="cuda:GPU-1", kind="cuda", name="a GPU")
+    extra = {**coefficients.extra, "load_fraction": {"small": 0.75}}
+    model = predictor(coefficients.model_copy(update={"device": gpu, "extra": extra}))
+    ((prediction,),) = model.predict([[SMALL]])
+    transfer_ms = coefficients.models["small"]["transfer_ms"].value * 4
+    assert transfer_ms > 0
+    busy_ms = prediction.latency_ms - 0.75 * transfer_ms
+    assert prediction.throughput_rps == pytest.approx(4 / busy_ms * 1000)
+
+
+def test_intervals_are_wider_outside_of_the_profile(model: Predictor) -> None:
+    def width(*tenants: Tenant) -> float:
+        first = model.predict([tenants])[0][0]
+        return float(np.log(first.latency_high_ms / first.latency_low_ms))
+
+    inside = width(SMALL)
+    assert width(SMALL.model_copy(update={"batch_size": 8})) == pytest.approx(inside)
+    assert width(SMALL.model_copy(update={"batch_size": 16})) > inside + 0.2
+    assert width(SMALL.model_copy(update={"share_pct": 5})) > inside + 0.2
+    third = Tenant(model="middle", batch_size=1, share_pct=20)
+    pair = width(SMALL.model_copy(update={"share_pct": 20}), LARGE)
+    assert width(SMALL.model_copy(update={"share_pct": 20}), LARGE, third) > pair + 0.1
+    # small was never measured beside itself
+    assert width(SMALL, SMALL) > width(SMALL, LARGE) + 0.05
+
+
+def test_outside_says_what_was_not_profiled(model: Predictor) -> None:
+    assert model.outside([SMALL, LARGE]) == []
+    far = Tenant(model="small", batch_size=64, share_pct=5)
+    warnings = " | ".join(model.outside([far, LARGE, SMALL]))
+    assert "small: batch_size 64 was not profiled (1 to 8 was)" in warnings
+    assert "share_pct 5" in warnings
+    assert "tenants 3" in warnings
+    over = model.outside([SMALL, LARGE, Tenant(model="middle", share_pct=20)])
+    assert "the shares add up to 120%, over 100%" in over
+    assert model.outside_of_all([[SMALL], [far], [far]]) == model.outside([far])
+
+
+def test_an_unknown_model_gets_a_hint(model: Predictor) -> None:
+    for ask in (
+        lambda: model.predict([[Tenant(model="smal")]]),
+        lambda: model.latency_ms("smal", 1, 50),
+        lambda: model.pressure("smal", 1, 50),
+        lambda: model.outside([Tenant(model="smal")]),
+    ):
+        with pytest.raises(BadInput, match="did you mean 'small'"):
+            ask()
+
+
+def test_no_cells_no_predictions(model: Predictor) -> None:
+    assert model.predict([]) == []
+    assert model.predict([[]]) == [[]]
+
+
+def test_coefficients_of_an_unknown_latency_model_are_refused(coefficients: Coefficients) -> None:
+    with pytest.raises(BadInput, match="no latency model is called 'other'"):
+        predictor(coefficients.model_copy(update={"model": "other"}))
+
+
+def test_truncated_coefficients_are_refused(coefficients_path: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text(coefficients_path.read_text()[:500])
+    with pytest.raises(BadInput, match="not valid JSON"):
+        load_coefficients(broken)
+
+
+# --- cells as CSV -----------------------------------------------------------------------------
+
+
+def predict_csv(coefficients_path: Path, text: str, tmp_path: Path) -> list[dict[str, str]]:
+    cells, out = tmp_path / "cells.csv", tmp_path / "out.csv"
+    cells.write_text(text)
+    result = CliRunner().invoke(
+        igprof,
+        ["predict", str(coefficients_path), "--cells", str(cells), "--out", str(out)],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    with out.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_predict_repeats_the_columns_and_adds_the_answers(
+    coefficients_path: Path, tmp_path: Path, model: Predictor
+) -> None:
+    rows = predict_csv(
+        coefficients_path,
+        "site,model_1,batch_size_1,share_pct_1,model_2,batch_size_2,share_pct_2,cpu_cores_2\n"
+        "x,small,4,40,large,2,60,\n"
+        "y,large,2,60,,,,\n"
+        "z,small,4,40.0,large,2,,1.2\n",
+        tmp_path,
+    )
+    assert list(rows[0]) == [
+        "site",
+        *("model_1", "batch_size_1", "share_pct_1"),
+        *("model_2", "batch_size_2", "share_pct_2", "cpu_cores_2"),
+        *("latency_ms_1", "latency_low_ms_1", "latency_high_ms_1"),
+        *("latency_ms_2", "latency_low_ms_2", "latency_high_ms_2"),
+    ]
+    pair, (alone,) = model.predict([[SMALL, LARGE], [LARGE]])
+    assert float(rows[0]["latency_ms_1"]) == pytest.approx(pair[0].latency_ms)
+    assert float(rows[0]["latency_low_ms_2"]) == pytest.approx(pair[1].latency_low_ms)
+    assert float(rows[1]["latency_high_ms_1"]) == pytest.approx(alone.latency_high_ms)
+    assert rows[1]["latency_ms_2"] == rows[1]["model_2"] == ""
+    assert [row["site"] for row in rows] == ["x", "y", "z"]
+    # a cap of 1.2 of 2 cores is a share of 60%
+    assert rows[2]["latency_ms_2"] == rows[0]["latency_ms_2"]
+    assert rows[2]["share_pct_1"] == "40.0"
+
+
+HEADER = "model_1,batch_size_1,share_pct_1,model_2,batch_size_2,share_pct_2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "line 1: the column 'model_1' is missing"),
+        (HEADER, "holds no cells"),
+        (HEADER + "small,1,50,,,\nsmal,1,50,,,\n", "line 3: the model 'smal' was not profiled"),
+        (HEADER + "small,,50,,,\n", "line 2: 'batch_size_1' is empty"),
+        (HEADER + "small,one,50,,,\n", "line 2: 'batch_size_1'"),
+        (HEADER + "small,0,50,,,\n", "line 2: 'batch_size_1'"),
+        (HEADER + "small,1,150,,,\n", "line 2: 'share_pct_1'"),
+        (HEADER + "small,1,nan,,,\n", "line 2: 'share_pct_1'"),
+        (HEADER + "small,1,60,large,1,60\n", "line 2: the shares add up to 120%, over 100%"),
+        (HEADER + "small,1,50,,3,\n", "line 2: 'model_2' is empty"),
+        (HEADER + ",,,,,x\n", "line 2: 'model_2' is empty"),
+        (HEADER + "small,1,50\n", "line 2: has 3 fields, the header 6"),
+        ("model_1,batch_size_1,share_pc_1\nsmall,1,5\n", "did you mean 'share_pct_1'"),
+        ("model_1,batch_size_1,latency_ms_1\nsmall,1,5\n", "is one of the answer's"),
+        ("model_1,batch_size_1,model_1\nsmall,1,small\n", "two columns have the same name"),
+        ("model_1,batch_size_1,model_2\nsmall,1,small\n", "'batch_size_2' is missing"),
+        (
+            "model_1,batch_size_1,share_pct_1,cpu_cores_1\nsmall,1,50,1\n",
+            "line 2: share_pct_1 and cpu_cores_1 are the same knob",
+        ),
+    ],
+)
+def test_bad_cells_are_refused_with_their_line(
+    model: Predictor, tmp_path: Path, text: str, expected: str
+) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        read_cells(path, model)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_bad_cells_leave_no_answer_and_exit_with_2(
+    coefficients_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells, out = tmp_path / "cells.csv", tmp_path / "out.csv"
+    cells.write_text(HEADER + "small,1,50,,,\nsmall,1,500,,,\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", str(coefficients_path), "--cells", str(cells), "--out", str(out)])
+    assert caught.value.code == 2
+    assert not out.exists()
+    assert "line 3" in capsys.readouterr().err
+
+
+def test_ten_thousand_cells_within_two_seconds(coefficients_path: Path, tmp_path: Path) -> None:
+    rows = "".join(
+        f"small,{i % 8 + 1},{20 + i % 30},large,{i % 5 + 1},{50 - i % 20}\n" for i in range(10_000)
+    )
+    started = time.process_time()
+    answer = predict_csv(coefficients_path, HEADER + rows, tmp_path)
+    assert len(answer) == 10_000
+    assert time.process_time() - started < 2.0
+
+
+# --- the verbs together -----------------------------------------------------------------------
+
+
+def test_fit_reads_a_profile_and_reports(tmp_path: Path) -> None:
+    manifest = ProfileManifest(sweep=None, device=CPU, created_at="", igprof="0")
+    cells = [*solo_cells(models=("small", "large")), *pair_cells(models=("small", "large"))]
+    with ProfileStore.create(tmp_path / "P", manifest) as store:
+        for measurement in measure_truth(cells):
+            empty = [np.zeros(0, REQUEST_DTYPE) for _ in measurement.tenants]
+            store.append(measurement, empty)
+        digest = store.digest()
+    arguments = ["fit", str(tmp_path / "P"), "--out", str(tmp_path / "C.json")]
+    result = CliRunner().invoke(igprof, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "hold-out, no interference" in result.stdout
+    assert "pairs" in result.stdout
+    stored = load_coefficients(tmp_path / "C.json")
+    assert stored.profile_hash == digest
+    result = CliRunner().invoke(igprof, [*arguments, "--json", "--holdout", "30", "--seed", "4"])
+    document = json.loads(result.stdout)
+    assert document["seed"] == 4
+    assert document["models"]["small"]["k2_ms"]["std_error"] > 0
+    assert document["report"]["holdout"]["cells"] > stored.report.holdout.cells  # type: ignore[union-attr]

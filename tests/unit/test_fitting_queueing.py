@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from igniter_prof.errors import BadInput
+from igniter_prof.fitting import request_latency
+
+PERCENTILES = [50.0, 95.0, 99.0, 99.9]
+
+
+def test_single_exponential_server_is_m_m_1() -> None:
+    # sojourn is exponential with rate mu - lambda
+    estimate = request_latency(np.array([10.0]), 1.0, 80.0, "poisson", PERCENTILES)
+    exact = [-np.log(1 - p / 100) / (0.1 - 0.08) for p in PERCENTILES]
+    assert list(estimate.quantiles_ms.values()) == pytest.approx(exact, rel=0.003)
+    assert estimate.mean_ms == pytest.approx(50.0, rel=0.002)
+    assert estimate.utilisation == pytest.approx(0.8, rel=1e-6)
+    assert estimate.mean_batch == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("cv", [0.0, 0.3, 1.0])
+def test_single_server_mean_is_pollaczek_khinchine(load: float, cv: float) -> None:
+    estimate = request_latency(np.array([10.0]), cv, 100.0 * load, "poisson", [50.0])
+    exact = 10.0 + load * 10.0 * (1 + cv**2) / 2 / (1 - load)
+    assert estimate.mean_ms == pytest.approx(exact, rel=0.003)
+
+
+def test_single_fixed_server_is_m_d_1() -> None:
+    # P(wait = 0) = 1 - load, so nearly half of the requests take one service exactly
+    estimate = request_latency(np.array([10.0]), 0.0, 50.0, "poisson", [25.0, 49.0, 99.0])
+    assert estimate.quantiles_ms[25.0] == pytest.approx(10.0, rel=0.005)
+    assert estimate.quantiles_ms[49.0] == pytest.approx(10.0, rel=0.01)
+    # Erlang's formula for the waiting time of M/D/1, at the 99th percentile of the sojourn
+    assert erlang_m_d_1(0.5, estimate.quantiles_ms[99.0] / 10.0 - 1.0) == pytest.approx(
+        0.99, abs=0.0005
+    )
+
+
+def erlang_m_d_1(load: float, time: float) -> float:
+    """P(wait <= time) in units of the service time (Erlang 1909)."""
+    total = 0.0
+    factorial = 1.0
+    for k in range(int(time) + 1):
+        factorial *= max(k, 1)
+        x = load * (k - time)
+        total += x**k / factorial * np.exp(-x)
+    return (1 - load) * total
+
+
+def test_an_idle_server_takes_one_service() -> None:
+    estimate = request_latency(np.array([10.0, 15.0, 20.0]), 0.0, 0.01, "poisson", [50.0, 99.0])
+    assert list(estimate.quantiles_ms.values()) == pytest.approx([10.0, 10.0], rel=0.005)
+    assert estimate.mean_batch == pytest.approx(1.0, abs=0.001)
+
+
+@pytest.mark.parametrize("arrival", ["poisson", "constant"])
+def test_more_than_full_batches_can_take_is_not_stable(arrival: str) -> None:
+    service = np.array([10.0, 12.0])
+    estimate = request_latency(service, 0.1, 2 / 12 * 1000, arrival, [50.0])
+    assert not estimate.stable
+    assert estimate.quantiles_ms == {50.0: np.inf}
+    assert request_latency(service, 0.1, 160, arrival, [50.0]).stable
+
+
+def test_constant_arrivals_at_a_rate_that_one_serves_do_not_wait() -> None:
+    estimate = request_latency(np.array([8.0, 12.0]), 0.0, 100.0, "constant", [0.0, 50.0, 99.9])
+    assert list(estimate.quantiles_ms.values()) == pytest.approx([8.0] * 3)
+    assert estimate.utilisation == pytest.approx(0.8, abs=0.01)
+    assert estimate.mean_batch == 1.0
+
+
+def test_constant_arrivals_faster_than_one_serves_go_by_twos() -> None:
+    # every 10 ms a request, a service of any batch takes 19 ms: batches of two alternate waits
+    estimate = request_latency(np.array([19.0, 19.0, 19.0]), 0.0, 100.0, "constant", [99.0])
+    assert 1.8 < estimate.mean_batch <= 2.0
+    assert 19.0 <= estimate.quantiles_ms[99.0] <= 38.0
+
+
+def test_waiting_for_more_requests_costs_at_most_the_delay() -> None:
+    service = np.linspace(10, 20, 4)
+    base = request_latency(service, 0.1, 50, "poisson", [50.0, 99.0])
+    later = request_latency(service, 0.1, 50, "poisson", [50.0, 99.0], queue_delay_us=2000)
+    assert later.quantiles_ms[50.0] == pytest.approx(base.quantiles_ms[50.0] + 2.0)
+    alone = request_latency(service[:1], 0.1, 50, "poisson", [50.0])
+    assert request_latency(service[:1], 0.1, 50, "poisson", [50.0], 2000) == alone
+
+
+@pytest.mark.parametrize(
+    ("service", "cv", "rate", "arrival", "percentiles"),
+    [
+        ([], 0.1, 1.0, "poisson", [50.0]),
+        ([1.0, np.nan], 0.1, 1.0, "poisson", [50.0]),
+        ([1.0], -0.1, 1.0, "poisson", [50.0]),
+        ([1.0], 0.1, 0.0, "poisson", [50.0]),
+        ([1.0], 0.1, 1.0, "bursty", [50.0]),
+        ([1.0], 0.1, 1.0, "poisson", [100.0]),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    service: list[float], cv: float, rate: float, arrival: str, percentiles: list[float]
+) -> None:
+    with pytest.raises(BadInput):
+        request_latency(np.array(service), cv, rate, arrival, percentiles)
