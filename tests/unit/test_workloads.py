@@ -50,10 +50,7 @@ def test_percentile_and_arrival_have_the_documented_defaults(tmp_path: Path) -> 
 def test_csv_says_the_same_as_yaml(tmp_path: Path) -> None:
     table = write(
         tmp_path,
-        "\ufeffname, model,rate_rps,slo_ms,count,percentile\n"
-        "a,m,10,20,3,\n"
-        "\n"
-        "b,m,1.5,8,,90\n",
+        "\ufeffname, model,rate_rps,slo_ms,count,percentile\na,m,10,20,3,\n\nb,m,1.5,8,,90\n",
         "w.csv",
     )
     text = write(
