@@ -56,8 +56,7 @@ def check_python() -> Check:
     return Check(
         name="python",
         status="limited",
-        detail=f"{version}; Triton embeds {interpreter.SUPPORTED[-1]} to"
-        f" {interpreter.SUPPORTED[0]}, so another Python must be on PATH",
+        detail=f"{version}; Triton embeds 3.10 to 3.13, so another Python must be on PATH",
         fix="sudo apt-get install python3 python3-venv",
     )
 

@@ -174,6 +174,7 @@ class LocalDeployment:
             threads=threads,
             repository=self._options.repository,
             backend=self._options.backend,
+            device=self.device.kind,
         )
 
     def _triton_version(self) -> str | None:
