@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from igniter_prof.provisioning.operating import Evaluator, Setting
 from igniter_prof.provisioning.problem import DEVICE_PCT, Problem
+from igniter_prof.records import Workload
 
 Item = tuple[int, int]
 """A configured tenant: index of its class, batch size."""
@@ -115,7 +116,9 @@ class LeastShares:
             self.problem.choices[self.problem.classes[index].sample.model].shares_pct
             for index, _ in items
         ]
-        shares = self._start(items, ladders)
+        if len(items) == 1:
+            return self._bisect(items[0], ladders[0])
+        shares = self._start(items)
         if shares is None:
             return None
         workloads = [self.problem.classes[index].sample for index, _ in items]
@@ -125,14 +128,7 @@ class LeastShares:
             settings = [
                 Setting(batch, share) for (_, batch), share in zip(items, shares, strict=True)
             ]
-            keeping_up, predictions = self.evaluator.sustained(workloads, settings)
-            missing = [index for index, keeps in enumerate(keeping_up) if not keeps]
-            if not missing:
-                missing = [
-                    index
-                    for index, prediction in enumerate(predictions)
-                    if not self.evaluator.holds(index, workloads, settings, prediction)
-                ]
+            missing = self._missing(workloads, settings)
             if not missing:
                 return tuple(shares)
             for index in missing:
@@ -141,13 +137,31 @@ class LeastShares:
                     return None
                 shares[index] = higher
 
-    def _start(
-        self, items: tuple[Item, ...], ladders: Sequence[tuple[float, ...]]
-    ) -> list[float] | None:
+    def _missing(self, workloads: Sequence[Workload], settings: Sequence[Setting]) -> list[int]:
+        """Who misses its SLO or its rate; the rates first, as they are cheap to tell."""
+        keeping_up, predictions = self.evaluator.sustained(workloads, settings)
+        behind = [index for index, keeps in enumerate(keeping_up) if not keeps]
+        return behind or [
+            index
+            for index, prediction in enumerate(predictions)
+            if not self.evaluator.holds(index, workloads, settings, prediction)
+        ]
+
+    def _bisect(self, item: Item, ladder: tuple[float, ...]) -> tuple[float, ...] | None:
+        """The least share of one tenant alone."""
+        workload = self.problem.classes[item[0]].sample
+        low, high = 0, len(ladder)
+        while low < high:
+            middle = (low + high) // 2
+            if self._missing([workload], [Setting(item[1], ladder[middle])]):
+                low = middle + 1
+            else:
+                high = middle
+        return (ladder[low],) if low < len(ladder) else None
+
+    def _start(self, items: tuple[Item, ...]) -> list[float] | None:
         """Where the climb starts: what the subsets with one tenant less need."""
-        shares = [ladder[0] if ladder else DEVICE_PCT for ladder in ladders]
-        if len(items) == 1:
-            return shares if ladders[0] else None
+        shares = [0.0] * len(items)
         for left_out in range(len(items)):
             needed = self.of(items[:left_out] + items[left_out + 1 :])
             if needed is None:
