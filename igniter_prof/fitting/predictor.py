@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,12 @@ class Predictor:
                         f"{tenant.model}: {quantity} {value:g} was not profiled"
                         f" ({low:g} to {high:g} was)"
                     )
-        names = sorted({t.model for t in tenants})
-        for position, first in enumerate(names):
-            warnings += [
-                f"{first} and {second} were never measured together"
-                for second in names[position + 1 :]
-                if not self._met[self._index[first], self._index[second]]
-            ]
+        pairs = dict.fromkeys(combinations(sorted(t.model for t in tenants), 2))
+        warnings += [
+            f"{first} and {second} were never measured together"
+            for first, second in pairs
+            if not self._met[self._index[first], self._index[second]]
+        ]
         if (total := sum(t.share_pct or 0.0 for t in tenants)) > 100.0 + 1e-6:
             warnings.append(f"the shares add up to {total:g}%, over 100%")
         return warnings

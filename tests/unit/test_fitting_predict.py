@@ -95,6 +95,8 @@ def test_outside_says_what_was_not_profiled(model: Predictor) -> None:
     assert "small: batch_size 64 was not profiled (1 to 8 was)" in warnings
     assert "share_pct 5" in warnings
     assert "tenants 3" in warnings
+    assert warnings.count("never measured together") == 1
+    assert "small and small were never measured together" in warnings
     over = model.outside([SMALL, LARGE, Tenant(model="middle", share_pct=20)])
     assert "the shares add up to 120%, over 100%" in over
     assert model.outside_of_all([[SMALL], [far], [far]]) == model.outside([far])
