@@ -65,6 +65,7 @@ LAG_NS = 1 * NS_PER_MS
 """A request sent later than that after its intended instant was late."""
 GIVE_UP_AFTER = 10
 """A tenant that failed so many requests without one success is done for."""
+LOG_CHARACTERS = 600
 REST_BUSY = 0.15
 """A machine whose device's cores are busy for less than this part of the time is at rest."""
 
@@ -429,9 +430,10 @@ class _Run:
             if failed >= GIVE_UP_AFTER and not generator.rows()["ok"].any():
                 kind = max(report.failures, key=lambda name: report.failures[name])
                 statuses: dict[str, Status] = {"refused": "refused", "timeout": "timeout"}
-                raise TenantFailure(
-                    index, statuses.get(kind, "crashed"), report.first_failure or "no answer"
-                )
+                detail = report.first_failure or "no answer"
+                if log := self._deployment.log_tail(index):
+                    detail += f"; the server's log ends: {log[-LOG_CHARACTERS:]}"
+                raise TenantFailure(index, statuses.get(kind, "crashed"), detail)
 
     def _warm_up(self, loading_ns: int) -> None:
         """Until each tenant has answered often and long enough (every shape was sent)."""
