@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from igniter_prof.serving import marks
 
 UNKNOWN_EXIT = 1000
 """Exit code of a process that was not our child, so that only its parent knows it."""
+DYING_S = 1.0
 
 
 @dataclass
@@ -40,6 +42,11 @@ class Process:
             # not our child: launched by another igprof
             running = marks.start_ticks(self.pid) == self.start_ticks
             return None if running and self.start_ticks is not None else UNKNOWN_EXIT
+        deadline = time.monotonic() + DYING_S
+        while pid == 0 and marks.start_ticks(self.pid) is None and time.monotonic() < deadline:
+            # its first thread is dead and others are dying: it cannot be collected just yet
+            time.sleep(0.001)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
     def signal(self, number: int) -> None:
