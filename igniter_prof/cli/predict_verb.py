@@ -26,14 +26,15 @@ _WARNINGS = 10
 @json_option
 def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> None:
     """Predict the mean latency of a batch, and its 90% interval, for each tenant of each cell."""
+    from igniter_prof.config.cells_csv import read_cells, write_answers
     from igniter_prof.fitting import load_coefficients, predictor
-    from igniter_prof.fitting.cells_csv import read_cells, write_predictions
 
     model = predictor(load_coefficients(coefficients))
-    table = read_cells(cells_path, model)
-    cells = [list(row.tenants.values()) for row in table.rows]
+    one_knob = model.coefficients.device.kind == "cpu"
+    table = read_cells(cells_path, models=model.models, one_knob=one_knob)
+    cells = table.cells
     predictions = model.predict(cells)
-    write_predictions(out, table, predictions)
+    write_answers(out, table, [[each.model_dump() for each in cell] for cell in predictions])
     warnings = model.outside_of_all(cells)
     for warning in warnings[:_WARNINGS]:
         note(f"warning: {warning}")

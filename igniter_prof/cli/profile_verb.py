@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def command(
     """
     from igniter_prof.config import cells as cells_of
     from igniter_prof.config import load_sweep
-    from igniter_prof.config.cells import read_cells
+    from igniter_prof.config.cells_csv import read_cells
     from igniter_prof.config.devices import resolve_device
     from igniter_prof.profiling import profile, sources_of
     from igniter_prof.session import CellContext
@@ -89,7 +90,7 @@ def command(
     if cells_file is not None:
         planned = [
             planned[0].model_copy(update={"tenants": tenants, "baseline": False, "repeat": 0})
-            for tenants in read_cells(cells_file)
+            for tenants in read_cells(cells_file, one_knob=device.kind == "cpu").cells
         ]
         planned = list(dict.fromkeys(planned))
     if dry_run:
@@ -243,11 +244,11 @@ class _Display:
         self._erase()
 
     def _erase(self) -> None:
-        if click.get_text_stream("stderr").isatty():
+        if sys.stderr.isatty():
             click.echo("\r\033[K", err=True, nl=False)
 
     def begin(self, done: int, cell: Cell) -> None:
-        if click.get_text_stream("stderr").isatty():
+        if sys.stderr.isatty():
             click.echo(f"[{done + 1}/{self.total}] {describe(cell)} …", err=True, nl=False)
 
     def end(self, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from igniter_prof.dataset import ProfileStore
 from igniter_prof.errors import BadInput
 from igniter_prof.files import write_json
 from igniter_prof.fitting import Predictor, fit, load_coefficients, predictor
-from igniter_prof.fitting.cells_csv import read_cells
+from igniter_prof.config.cells_csv import read_cells
 from igniter_prof.records import REQUEST_DTYPE, Coefficients, Device, ProfileManifest, Tenant
 from tests.unit.fitting_cells import CPU, measure_truth, pair_cells, solo_cells
 
@@ -209,7 +209,7 @@ def test_bad_cells_are_refused_with_their_line(
     path = tmp_path / "cells.csv"
     path.write_text(text)
     with pytest.raises(BadInput) as caught:
-        read_cells(path, model)
+        read_cells(path, models=model.models, one_knob=True)
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
 

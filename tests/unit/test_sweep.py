@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from igniter_prof.config import cells, load_sweep
-from igniter_prof.config.cells import read_cells
+from igniter_prof.config.cells_csv import read_cells
 from igniter_prof.errors import BadInput
 
 
@@ -139,7 +139,7 @@ def test_cells_are_read_from_csv(tmp_path: Path) -> None:
         "a,4,50,b,1,25,0.5\n"
         "a,2,100,,,,\n",
     )
-    first, second = read_cells(path)
+    first, second = read_cells(path).cells
     assert [(t.model, t.batch_size, t.share_pct, t.input_scale) for t in first] == [
         ("a", 4, 50.0, 1.0),
         ("b", 1, 25.0, 0.5),
@@ -150,8 +150,8 @@ def test_cells_are_read_from_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", "no column 'model_1'"),
-        ("model_1,batch_size_1,shre_pct_1\na,1,1\n", "did you mean 'share_pct'"),
+        ("a,b\n1,2\n", "the column 'model_1' is missing"),
+        ("model_1,batch_size_1,shre_pct_1\na,1,1\n", "did you mean 'share_pct_1'"),
         ("model_1,batch_size_1,share_pct_1\n", "holds no cells"),
         ("model_1,batch_size_1,share_pct_1\na,x,50\n", "line 2"),
         ("model_1,batch_size_1,share_pct_1\na,1\n", "line 2"),
@@ -162,7 +162,7 @@ def test_cells_are_read_from_csv(tmp_path: Path) -> None:
         ),
         (
             "model_1,batch_size_1,share_pct_1,model_2,batch_size_2,share_pct_2\na,1,60,,1,40\n",
-            "tenant 2 has no model",
+            "'model_2' is empty",
         ),
     ],
 )

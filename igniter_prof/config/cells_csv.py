@@ -1,10 +1,11 @@
-"""Cells to predict as CSV: one row a cell, the columns of tenant k end in ``_k``."""
+"""Cells as CSV: one row a cell, the columns of tenant k end in ``_k`` (DESIGN.md, contracts)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from pydantic import ValidationError
 
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.files import read_text, write_csv
-from igniter_prof.fitting.predictor import Predictor
-from igniter_prof.records import Device, Prediction, Tenant
+from igniter_prof.records import Tenant
 
 _FIELDS = (
     "model",
@@ -47,13 +47,25 @@ class CellTable:
     numbers: tuple[int, ...]
     rows: tuple[CellRow, ...]
 
+    @property
+    def cells(self) -> list[tuple[Tenant, ...]]:
+        """The tenants of each row."""
+        return [tuple(row.tenants.values()) for row in self.rows]
 
-def read_cells(path: Path, predictor: Predictor) -> CellTable:
-    """Read the cells to predict.
+
+def read_cells(
+    path: Path, *, models: Collection[str] | None = None, one_knob: bool = False
+) -> CellTable:
+    """Read cells.
 
     Columns ``model_k`` and ``batch_size_k`` are needed for tenant 1; ``share_pct_k``,
     ``input_scale_k``, ``instances_k``, ``cpu_cores_k``, ``memory_mib_k`` may be there. A column
-    that does not end in a number is repeated in the answer, unread.
+    that does not end in a number is kept, unread.
+
+    Args:
+        path: the CSV file.
+        models: the models that are known; None: any.
+        one_knob: share and core cap are the same knob (a CPU device): only one may be set.
 
     Raises:
         BadInput: with the file, its line, and the column.
@@ -63,7 +75,7 @@ def read_cells(path: Path, predictor: Predictor) -> CellTable:
         header = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
         numbers = _tenant_numbers(header, path)
         rows = [
-            _row(path, reader.line_num, header, values, numbers, predictor)
+            _row(path, reader.line_num, header, values, numbers, models, one_knob)
             for values in reader
             if any(value.strip() for value in values)
         ]
@@ -74,15 +86,21 @@ def read_cells(path: Path, predictor: Predictor) -> CellTable:
     return CellTable(path, tuple(header), numbers, tuple(rows))
 
 
-def write_predictions(path: Path, table: CellTable, predictions: list[list[Prediction]]) -> None:
-    """Write the answer: the columns as they were, then each tenant's latency and interval."""
+def write_answers(
+    path: Path, table: CellTable, answers: Sequence[Sequence[Mapping[str, float]]]
+) -> None:
+    """Write predictions: the columns as they were, then each tenant's latency and interval.
+
+    ``answers`` has a mapping with the keys ``latency_ms``, ``latency_low_ms`` and
+    ``latency_high_ms`` for each tenant of each row.
+    """
     columns = [f"{name}_{number}" for number in table.numbers for name in _ANSWERS]
     rows: list[dict[str, Any]] = []
-    for row, cell in zip(table.rows, predictions, strict=True):
+    for row, cell in zip(table.rows, answers, strict=True):
         answer: dict[str, Any] = dict(row.fields)
-        for number, prediction in zip(row.tenants, cell, strict=True):
+        for number, found in zip(row.tenants, cell, strict=True):
             for name in _ANSWERS:
-                answer[f"{name}_{number}"] = format(getattr(prediction, name), ".9g")
+                answer[f"{name}_{number}"] = format(found[name], ".9g")
         rows.append(answer)
     write_csv(path, rows, [*table.columns, *columns])
 
@@ -126,7 +144,8 @@ def _row(
     header: list[str],
     values: list[str],
     numbers: tuple[int, ...],
-    predictor: Predictor,
+    models: Collection[str] | None,
+    one_knob: bool,
 ) -> CellRow:
     where = _at(path, line)
     if len(values) != len(header):
@@ -138,7 +157,7 @@ def _row(
             name: text for name in _FIELDS if (text := fields.get(f"{name}_{number}", "").strip())
         }
         if given:
-            tenants[number] = _tenant(given, number, where, predictor)
+            tenants[number] = _tenant(given, number, where, models, one_knob)
     if not tenants:
         raise BadInput("has no tenant", where=where)
     total = sum(tenant.share_pct or 0.0 for tenant in tenants.values())
@@ -147,15 +166,21 @@ def _row(
     return CellRow(line, fields, tenants)
 
 
-def _tenant(given: dict[str, str], number: int, where: str, predictor: Predictor) -> Tenant:
+def _tenant(
+    given: dict[str, str],
+    number: int,
+    where: str,
+    models: Collection[str] | None,
+    one_knob: bool,
+) -> Tenant:
     for name in ("model", "batch_size"):
         if name not in given:
             raise BadInput(f"'{name}_{number}' is empty", where=where)
-    if given["model"] not in predictor.models:
+    if models is not None and given["model"] not in models:
         raise BadInput(
             f"the model '{given['model']}' was not profiled",
             where=where,
-            hint=did_you_mean(given["model"], predictor.models),
+            hint=did_you_mean(given["model"], models),
         )
     try:
         tenant = Tenant.model_validate(given)
@@ -163,17 +188,13 @@ def _tenant(given: dict[str, str], number: int, where: str, predictor: Predictor
         first = error.errors()[0]
         field = f"{first['loc'][0]}_{number}"
         raise BadInput(f"'{field}': {first['msg']}, got {first['input']!r}", where=where) from error
-    if _both_knobs(tenant, predictor.coefficients.device):
+    if one_knob and tenant.share_pct is not None and tenant.cpu_cores is not None:
         raise BadInput(
             f"share_pct_{number} and cpu_cores_{number} are the same knob on a CPU device",
             where=where,
             hint="set one of them",
         )
     return tenant
-
-
-def _both_knobs(tenant: Tenant, device: Device) -> bool:
-    return device.kind == "cpu" and tenant.share_pct is not None and tenant.cpu_cores is not None
 
 
 def _at(path: Path, line: int) -> str:
