@@ -181,8 +181,10 @@ class Group:
                         ) from error
                     time.sleep(0.01)
             with contextlib.suppress(OSError):
-                if folder.parent.name == FOLDER:
-                    folder.parent.rmdir()  # the last one out; fails while others are there
+                base = folder.parent
+                # the last one out, unless an administrator made it for somebody else
+                if base.name == FOLDER and base.stat().st_uid == os.geteuid():
+                    base.rmdir()
 
 
 def version(root: Path = ROOT) -> Version | None:
@@ -229,7 +231,7 @@ def create(name: str, caps: Caps, *, root: Path = ROOT, own: Path | None = None)
             raise
         return group
     raise MissingCapability(
-        f"no control group can be made ({'; '.join(problems) or 'no place for one'})",
+        f"no control group can be made ({'; '.join(dict.fromkeys(problems)) or 'no place for one'})",
         where=str(root),
         hint=_remedy(kind, root),
     )

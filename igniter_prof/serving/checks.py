@@ -39,7 +39,7 @@ class Check(Record):
 
 
 def run_checks() -> list[Check]:
-    """Try every ability. Takes a few seconds at most; starts no server and downloads nothing."""
+    """Try every ability. Takes a few seconds at most; starts no server."""
     return [check() for check in CHECKS]
 
 
