@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from igniter_prof.config import cells as cells_of
+from igniter_prof.config import load_sweep
+from igniter_prof.dataset import ProfileStore
+from igniter_prof.errors import BadInput, OutsideFailure
+from igniter_prof.profiling import expected_s, profile
+from igniter_prof.records import Cell, Stopping
+from igniter_prof.serving import ServeOptions
+from igniter_prof.session import CellContext
+from tests.dataset_samples import DEVICE, measured, rows
+
+SWEEP = load_sweep(
+    None, {"models": ["a", "b"], "shares": (50.0, 100.0), "baseline_every": 0, "device": DEVICE.id}
+)
+CELLS = cells_of(SWEEP, DEVICE.id)
+CONTEXT = CellContext(device=DEVICE, options=ServeOptions(), stopping=Stopping())
+
+
+class Measure:
+    """In the place of run_cell: synthetic measurements, and a note of what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.trap: Any = None
+
+    def __call__(self, cell: Cell, context: CellContext) -> Any:
+        self.asked.append(cell.cell_id)
+        if self.trap is not None:
+            self.trap(len(self.asked))
+        requests = [rows([5.0] * 20) for _ in cell.tenants]
+        return measured(cell, requests), requests
+
+
+def _profile(out: Path, measure: Measure, **changes: Any) -> Any:
+    return profile(SWEEP, CELLS, CONTEXT, out, measure_cell=measure, **changes)
+
+
+def test_every_cell_is_measured_once_and_stored_before_the_next(tmp_path: Path) -> None:
+    measure = Measure()
+    stored: list[int] = []
+    measure.trap = lambda count: stored.append(len(list((tmp_path / "p" / "cells").glob("*.zip"))))
+    outcome = _profile(tmp_path / "p", measure)
+    assert measure.asked == [cell.cell_id for cell in CELLS]
+    assert stored == [0, 1, 2, 3]
+    assert (outcome.cells, outcome.measured, outcome.interrupted) == (4, 4, False)
+
+
+def test_the_same_command_again_measures_only_what_is_missing(tmp_path: Path) -> None:
+    first = Measure()
+
+    def fail(count: int) -> None:
+        if count == 3:
+            raise OutsideFailure("the server's disk is gone")
+
+    first.trap = fail
+    with pytest.raises(OutsideFailure):
+        _profile(tmp_path / "p", first)
+    second = Measure()
+    outcome = _profile(tmp_path / "p", second)
+    assert second.asked == [cell.cell_id for cell in CELLS[2:]]
+    assert outcome.measured == 2
+    assert ProfileStore.open(tmp_path / "p").done_ids() == {cell.cell_id for cell in CELLS}
+
+
+def test_the_first_interrupt_finishes_the_cell_in_flight(tmp_path: Path) -> None:
+    measure = Measure()
+    measure.trap = lambda count: os.kill(os.getpid(), signal.SIGINT) if count == 2 else None
+    before = signal.getsignal(signal.SIGINT)
+    outcome = _profile(tmp_path / "p", measure)
+    assert outcome.interrupted
+    assert outcome.measured == 2
+    assert len(ProfileStore.open(tmp_path / "p").done_ids()) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    measure = Measure()
+
+    def twice(count: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    measure.trap = twice
+    with pytest.raises(KeyboardInterrupt):
+        _profile(tmp_path / "p", measure)
+    assert ProfileStore.open(tmp_path / "p").done_ids() == set()
+
+
+def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
+    _profile(tmp_path / "p", Measure())
+    other = SWEEP.model_copy(update={"seed": 9})
+    measure = Measure()
+    with pytest.raises(BadInput, match="another sweep"):
+        profile(other, CELLS, CONTEXT, tmp_path / "p", measure_cell=measure)
+    assert measure.asked == []
+
+
+def test_the_time_expected_grows_with_the_cells() -> None:
+    low, high = expected_s(10, Stopping(min_s=1, max_s=30))
+    assert 10 <= low < high
+    assert expected_s(20, Stopping(min_s=1, max_s=30)) == (2 * low, 2 * high)
