@@ -230,8 +230,9 @@ def create(name: str, caps: Caps, *, root: Path = ROOT, own: Path | None = None)
             group.remove()
             raise
         return group
+    said = "; ".join(dict.fromkeys(problems)) or "no place for one"
     raise MissingCapability(
-        f"no control group can be made ({'; '.join(dict.fromkeys(problems)) or 'no place for one'})",
+        f"no control group can be made ({said})",
         where=str(root),
         hint=_remedy(kind, root),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
@@ -42,11 +43,11 @@ def command(name: str, caps: Caps, arguments: Sequence[str]) -> list[str]:
     """
     properties = []
     if caps.cpu_cores is not None:
-        properties += [f"CPUQuota={100 * caps.cpu_cores:.4f}%"]
+        properties += [f"CPUQuota={100 * caps.cpu_cores:.2f}%"]
         properties += [f"CPUQuotaPeriodSec={SHARE_PERIOD_US}us"]
     if caps.memory_mib is not None:
         size = int(caps.memory_mib * BYTES_PER_MIB)
-        properties += [f"MemoryMax={size}", "MemorySwapMax=0", "OOMPolicy=kill"]
+        properties += [f"MemoryMax={size}", "MemorySwapMax=0"]
     flags = [flag for entry in properties for flag in ("-p", entry)]
     unit = f"--unit={name}.scope"
     return [
@@ -97,4 +98,8 @@ def enter(
                 " /etc/systemd/system/user@.service.d/igprof.conf &&"
                 " sudo systemctl daemon-reload, then log in again",
             )
+    with contextlib.suppress(OSError):
+        # a stub killed alone would leave a server that answers only errors; as a property
+        # (OOMPolicy) scopes have it only since systemd 253
+        (folder / "memory.oom.group").write_text("1")
     return group

@@ -216,7 +216,7 @@ def test_a_scope_has_the_limits_as_properties() -> None:
     command = scope.command("igprof-x-0", Caps(0.5, 100), ["server", "--flag"])
     assert command[-3:] == ["--", "server", "--flag"]
     assert "--unit=igprof-x-0.scope" in command
-    for entry in ("CPUQuota=50.0000%", "CPUQuotaPeriodSec=10000us", "MemorySwapMax=0"):
+    for entry in ("CPUQuota=50.00%", "CPUQuotaPeriodSec=10000us", "MemorySwapMax=0"):
         assert entry in command
     assert f"MemoryMax={100 * 2**20}" in command
     assert "-p" not in scope.command("igprof-x-0", Caps(), ["server"])
