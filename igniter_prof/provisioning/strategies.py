@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from igniter_prof.errors import Infeasible
@@ -34,63 +35,62 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
     started = time.monotonic()
     notes: list[str] = []
     enumeration = enumerate_patterns(least, started + problem.time_limit_s * 2 / 3)
-    pool = dict(enumeration.feasible)
+    pool = {pattern: each.used_pct for pattern, each in enumeration.feasible.items()}
     at_most = None
     if not enumeration.complete:
         fallback = best_fit(least, started + problem.time_limit_s * 3 / 4)
         at_most = len(fallback)
-        for pattern in fallback:
-            configuration = least.configure(pattern)
-            if configuration is not None:
-                pool[pattern] = configuration
+        for configuration in filter(None, map(least.configure, fallback)):
+            pool[configuration.pattern] = configuration.used_pct
         notes.append(
             f"the patterns of a device were not all enumerated ({enumeration.tested} tested): the"
             " plan is the best of those seen, and the bound is that of a relaxation"
         )
-    if enumeration.at_limit:
+    chosen = _cover(problem, pool, started, at_most)
+    settled, broken = _settle(least, chosen)
+    monotone = not broken
+    while broken:
+        pool = {
+            pattern: used
+            for pattern, used in pool.items()
+            if not any(_contains(pattern, part) for part in broken)
+        }
+        chosen = _cover(problem, pool, started, None)
+        settled, broken = _settle(least, chosen)
+    devices = [each for pattern, each in settled.items() for _ in range(chosen.times[pattern])]
+    bound: int | None = relaxed_bound(problem, least)
+    if not monotone:
+        # every bound rests on it: what a pattern needs, its parts need no more
+        bound = None
+        notes.append("the predictor is not monotone in shares or neighbours: nothing is proven")
+    elif enumeration.complete and chosen.proven:
+        bound = chosen.devices
+    if enumeration.at_limit and len(devices) > shares_bound(problem, least):
         notes.append(
             f"the limit of {problem.max_tenants} tenants a device binds: with a higher"
             " --max-tenants fewer devices might do"
         )
-    proven = enumeration.complete
-    while True:
-        chosen = _cover(problem, pool, started, at_most)
-        settled = {pattern: _settled(least, pattern) for pattern in chosen.times}
-        broken = [pattern for pattern, each in settled.items() if each is None]
-        if not broken:
-            break
-        # the predictor is not monotone there: do without, and claim no proof
-        for pattern in broken:
-            del pool[pattern]
-        proven, at_most = False, None
-        notes.append("the predictor is not monotone in shares or neighbours: no proof is claimed")
-    bound = relaxed_bound(problem, least)
-    if proven and chosen.proven:
-        bound = chosen.devices
-    devices = [
-        spread(problem, least.evaluator, configuration)
-        for pattern, configuration in sorted(settled.items())
-        if configuration is not None
-        for _ in range(chosen.times[pattern])
-    ]
     return Placement(
         devices=tuple(devices),
         bound_devices=bound,
         optimal=True if bound == len(devices) else None,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(notes),
     )
 
 
 def relaxed_bound(problem: Problem, least: LeastShares) -> int:
     """No plan has fewer devices: everybody needs its share alone, and a device has few places."""
+    places = math.ceil(problem.workload_count / problem.max_tenants)
+    return max(shares_bound(problem, least), places)
+
+
+def shares_bound(problem: Problem, least: LeastShares) -> int:
+    """No plan has fewer devices, however many tenants each may have."""
     shares = sum(
         each.count * (least.alone(index) or DEVICE_PCT)
         for index, each in enumerate(problem.classes)
     )
-    return max(
-        math.ceil(shares / DEVICE_PCT - 1e-9),
-        math.ceil(problem.workload_count / problem.max_tenants),
-    )
+    return math.ceil(shares / DEVICE_PCT - 1e-9)
 
 
 def first_fit_decreasing(problem: Problem, least: LeastShares) -> Placement:
@@ -147,14 +147,11 @@ STRATEGIES: dict[str, Callable[[Problem, LeastShares], Placement]] = {
 
 
 def _cover(
-    problem: Problem,
-    pool: dict[Pattern, Configuration],
-    started: float,
-    at_most: int | None,
+    problem: Problem, used_pct: Mapping[Pattern, float], started: float, at_most: int | None
 ) -> Cover:
     left_s = problem.time_limit_s - (time.monotonic() - started)
     found = cover(
-        {pattern: configuration.used_pct for pattern, configuration in pool.items()},
+        used_pct,
         [each.count for each in problem.classes],
         time_limit_s=max(left_s, problem.time_limit_s / 4),
         seed=problem.seed,
@@ -166,6 +163,24 @@ def _cover(
             hint="give it a higher --time-limit",
         )
     return found
+
+
+def _settle(
+    least: LeastShares, chosen: Cover
+) -> tuple[dict[Pattern, Configuration], list[Pattern]]:
+    """The final configuration of each chosen pattern, and the patterns that have none."""
+    settled, broken = {}, []
+    for pattern in sorted(chosen.times):
+        configuration = _settled(least, pattern)
+        if configuration is None:
+            broken.append(pattern)
+        else:
+            settled[pattern] = spread(least.problem, least.evaluator, configuration)
+    return settled, broken
+
+
+def _contains(pattern: Pattern, part: Pattern) -> bool:
+    return not Counter(part) - Counter(pattern)
 
 
 def _settled(least: LeastShares, pattern: Pattern) -> Configuration | None:
