@@ -16,16 +16,11 @@ MAX_TESTED = 50_000
 
 @dataclass(frozen=True)
 class Enumeration:
-    """Feasible patterns, and whether they are all there are.
-
-    ``at_limit``: a feasible pattern has as many tenants as the tenant limit lets it, so that a
-    higher limit might save devices.
-    """
+    """Feasible patterns, and whether they are all there are."""
 
     feasible: dict[Pattern, Configuration]
     complete: bool
     tested: int
-    at_limit: bool
 
 
 def enumerate_patterns(
@@ -60,17 +55,14 @@ def enumerate_patterns(
                 if floor > DEVICE_PCT + 1e-9 or not _parts_feasible(candidate, feasible):
                     continue
                 if tested >= max_tested or time.monotonic() > deadline:
-                    return Enumeration(feasible, False, tested, False)
+                    return Enumeration(feasible, False, tested)
                 tested += 1
                 configuration = least.configure(candidate)
                 if configuration is not None:
                     feasible[candidate] = configuration
                     bigger.append(candidate)
         level = bigger
-    at_limit = any(
-        len(pattern) == problem.max_tenants < problem.workload_count for pattern in feasible
-    )
-    return Enumeration(feasible, True, tested, at_limit)
+    return Enumeration(feasible, True, tested)
 
 
 def _parts_feasible(pattern: Pattern, feasible: Iterable[Pattern]) -> bool:

@@ -65,7 +65,8 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
         notes.append("the predictor is not monotone in shares or neighbours: nothing is proven")
     elif enumeration.complete and chosen.proven:
         bound = chosen.devices
-    if enumeration.at_limit and len(devices) > shares_bound(problem, least):
+    full = any(len(pattern) == problem.max_tenants < problem.workload_count for pattern in pool)
+    if full and len(devices) > shares_bound(problem, least):
         notes.append(
             f"the limit of {problem.max_tenants} tenants a device binds: with a higher"
             " --max-tenants fewer devices might do"
