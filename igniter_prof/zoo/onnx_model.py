@@ -10,8 +10,9 @@ it in ``igniter_prof/zoo/onnx_model.py`` only. Parameters that it reads from ``c
 
 All requests that Triton hands over at once and whose shapes agree are run as one batch.
 
-Tensors come and go by DLPack: the Python stubs of Triton 2.51 were built for NumPy 1, and with
-NumPy 2 their ``Tensor(name, array)`` answers with empty tensors and no error.
+With NumPy 2, tensors come and go by DLPack: the Python stubs of Triton 2.51 were built for NumPy 1,
+and their ``Tensor(name, array)`` then answers with empty tensors and no error. With NumPy 1 it is
+the other way round: there an output by DLPack ends the stub's process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+BY_DLPACK = int(np.__version__.split(".")[0]) >= 2
 
 
 class TritonPythonModel:
@@ -74,8 +77,7 @@ class TritonPythonModel:
         groups: dict[Any, list[Any]] = {}
         for index, request in enumerate(requests):
             arrays = [
-                np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
-                for name in self.inputs
+                _array(pb_utils.get_input_tensor_by_name(request, name)) for name in self.inputs
             ]
             problem = self._problem(arrays)
             if problem:
@@ -115,12 +117,22 @@ class TritonPythonModel:
         return [
             pb_utils.InferenceResponse(
                 [
-                    pb_utils.Tensor.from_dlpack(name, result[end - size : end])
+                    _tensor(name, result[end - size : end])
                     for name, result in zip(self.outputs, results)  # noqa: B905
                 ]
             )
             for size, end in zip(sizes, ends)  # noqa: B905
         ]
+
+
+def _array(tensor: Any) -> Any:
+    return np.from_dlpack(tensor) if BY_DLPACK else tensor.as_numpy()
+
+
+def _tensor(name: str, array: Any) -> Any:
+    if BY_DLPACK:
+        return pb_utils.Tensor.from_dlpack(name, array)
+    return pb_utils.Tensor(name, array)
 
 
 def _failure(message: str) -> Any:

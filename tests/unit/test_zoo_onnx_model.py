@@ -24,6 +24,9 @@ class FakeTensor:
     def from_dlpack(name: str, array: Any) -> FakeTensor:
         return FakeTensor(name, np.from_dlpack(array))
 
+    def as_numpy(self) -> Any:
+        return self.array
+
     def __dlpack__(self, **options: Any) -> Any:
         return self.array.__dlpack__(**options)
 
