@@ -13,8 +13,12 @@ from pathlib import Path
 
 from igniter_prof.errors import MissingCapability
 
-SUPPORTED = ("3.13", "3.12", "3.11", "3.10")
-"""CPythons that both the wheel's stubs and our locked packages are made for."""
+SUPPORTED = ("3.12", "3.11", "3.10", "3.13")
+"""CPythons that both the wheel's stubs and our locked packages are made for, best first.
+
+3.13 comes last, though igprof itself may run with it: the stubs are built for NumPy 1, which has
+no 3.13. With NumPy 2 a user's model that makes its tensors from arrays answers with empty ones.
+"""
 _ASK = (
     "import json,sys,sysconfig;print(json.dumps(['%d.%d'%sys.version_info[:2],"
     "getattr(sys,'_base_executable',sys.executable),sysconfig.get_config_var('LIBDIR'),"
@@ -47,14 +51,17 @@ def find(fetched: Path) -> Interpreter:
     Raises:
         MissingCapability: there is none, or its shared library is missing.
     """
-    seen = []
+    seen: list[Interpreter] = []
     for candidate in _candidates(fetched):
-        if candidate.library_folder is not None:
+        if candidate.library_folder is not None and candidate.version != SUPPORTED[-1]:
             return candidate
         seen.append(candidate)
+    last = next((candidate for candidate in seen if candidate.library_folder is not None), None)
+    if last is not None:
+        return last
     if not seen:
         raise MissingCapability(
-            f"Triton's Python backend needs CPython {SUPPORTED[-1]} to {SUPPORTED[0]}",
+            "Triton's Python backend needs CPython 3.10 to 3.13",
             where=f"Python {sys.version_info[0]}.{sys.version_info[1]} runs igprof",
             hint="sudo apt-get install python3 python3-venv",
         )
