@@ -1,4 +1,4 @@
-"""kill -9 of a real sweep: a short run of ``scripts/bench/kill``, and proof that it would notice."""
+"""kill -9 of a real sweep: a short ``scripts/bench/kill``, and proof that it would notice."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from types import ModuleType
 
 import pytest
 
-from igniter_prof.serving import cgroup, marks, triton
+from igniter_prof.serving import marks, scope
+from tests.integration.local_runtime import needs_local_runtime
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 
-needs_runtime = pytest.mark.skipif(
-    (triton.locate(None) is None and triton.unsupported() is not None)
-    or cgroup.version() is None
-    or os.geteuid() != 0,
-    reason="no Triton runs on this machine, or it may not make control groups",
+needs_shares = pytest.mark.skipif(
+    os.geteuid() != 0 and not scope.available(), reason="needs the right to make control groups"
 )
 
 
@@ -35,7 +33,8 @@ def kill() -> Iterator[ModuleType]:
             sys.modules.pop(name, None)
 
 
-@needs_runtime
+@needs_local_runtime
+@needs_shares
 def test_a_killed_sweep_loses_nothing_and_leaves_nothing(kill: ModuleType, tmp_path: Path) -> None:
     verdict = kill.kill_test(tmp_path, kills=3, seed=1, later=2)
 
