@@ -273,13 +273,16 @@ def _await(process: subprocess.Popen[str], sweep: Sweep, moment: Moment) -> bool
     if moment == "any time":
         return True
     cells = sweep.profile / "cells"
+    stale = set(temporary_files(sweep.profile))  # of a kill before; removed by the next igprof
     mark = f"igprof-t-{process.pid}-"
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         if moment == "servers starting":
             if any(path.name.startswith(mark) for path in marks.runs().iterdir()):
                 return True
-        elif cells.is_dir() and any(path.suffix == ".tmp" for path in cells.iterdir()):
+        elif cells.is_dir() and any(
+            path.suffix == ".tmp" and path not in stale for path in cells.iterdir()
+        ):
             return True
         time.sleep(POLL_S)
     return False

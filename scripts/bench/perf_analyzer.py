@@ -6,8 +6,11 @@ made within each round; shown is the median of the rounds with the lowest and th
 six rounds or more is a distribution-free 95% interval of the median (1 - 2 * 0.5**6 = 97%).
 
 perf_analyzer times from the *actual* send, so our ``latency`` stands beside it, not
-``latency_intended``. It comes from the wheel of tritonclient 2.51.0, the last with a binary in it
-and of the server's own version, and needs two libraries that the cached Triton brings along.
+``latency_intended``. Poisson arrivals are drawn once a round and given to both: its own are the
+same few in every run, and their number is off by a fifth in a short one.
+
+perf_analyzer comes from the wheel of tritonclient 2.51.0, which still has the binary in it and is
+of the server's own version; two libraries that it needs come with the cached Triton.
 """
 
 from __future__ import annotations
@@ -38,8 +41,9 @@ from igniter_prof.records import Load, Stopping, Tenant
 from igniter_prof.serving import Deployment, deploy, triton
 from igniter_prof.session import lagged_pct, measure
 from igniter_prof.statistics import counted, latencies_ms
-from igniter_prof.units import US_PER_MS
+from igniter_prof.units import MS_PER_S, US_PER_MS
 
+US_PER_S = US_PER_MS * MS_PER_S
 WHEEL_VERSION = "2.51.0"
 WHEEL_SHA256 = "c485bb0123bdf310f90bc8b03d3489b28df2ffed55b30c7eee0b795b48113d52"
 PROGRAM_IN_WHEEL = f"tritonclient-{WHEEL_VERSION}.data/data/bin/perf_analyzer"
@@ -48,6 +52,8 @@ LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.s
 
 WINDOWS = 3
 """perf_analyzer reports over three windows; ours lasts as long as the three."""
+STRETCH = 1.2
+"""perf_analyzer's windows are that much longer than the interval that it is told."""
 MIN_FOR_P99 = 200
 """With fewer requests the p99 rests on less than two of them."""
 LOW, HIGH = 0.3, 0.6
@@ -96,7 +102,7 @@ def ours(deployment: Deployment, case: Case, cores: tuple[int, ...], seed: int) 
     """
     window = measure(
         deployment,
-        loads=[case.load],
+        loads=[paired(case, seed)],
         sources=[InputSource()],
         protocol=case.protocol,
         stopping=Stopping(),
@@ -133,11 +139,11 @@ def theirs(
         command = [
             *("taskset", "--cpu-list", format_cores(cores), str(program)),
             *("-m", endpoint.model_name, "-u", str(address), "-i", case.protocol, "-b", "1"),
-            *("--measurement-interval", str(round(1000 * case.seconds / WINDOWS))),
+            *("--measurement-interval", str(round(MS_PER_S * case.seconds / WINDOWS / STRETCH))),
             # no window is refused, so that the time is as long as ours
             *("--stability-percentage", "999", "--max-trials", str(WINDOWS)),
             *("-f", str(table), "--verbose-csv"),
-            *_load_flags(case.load),
+            *_load_flags(paired(case, seed), Path(folder) / "intervals"),
             *_shape_flags(case.model),
         ]
         try:
@@ -157,14 +163,31 @@ def theirs(
         return read_sample(table.read_text(), done.stdout + done.stderr)
 
 
-def _load_flags(load: Load) -> list[str]:
+def paired(case: Case, seed: int) -> Load:
+    """The load of one round; Poisson arrivals as a trace that is as long as the window.
+
+    A trace goes round, so any window of its length holds each of its arrivals once, wherever it
+    begins: both clients count the same arrivals.
+    """
+    if case.load.kind != "poisson" or case.load.rate_rps is None:
+        return case.load
+    count = max(2, round(case.load.rate_rps * case.seconds))
+    gaps = np.random.default_rng(seed).exponential(size=count)
+    gaps[-1] = gaps[:-1].mean()  # as the gap between two rounds of a trace is
+    instants = np.cumsum(gaps) * case.seconds / gaps.sum()
+    return Load(kind="trace", trace_s=tuple(instants.tolist()))
+
+
+def _load_flags(load: Load, intervals: Path) -> list[str]:
     if load.kind == "closed":
         return ["--concurrency-range", str(load.concurrency)]
     # without --async at most --max-threads requests are in flight, and the rest go out late
-    return [
-        *("--request-rate-range", f"{load.rate_rps:g}", "--request-distribution", load.kind),
-        "--async",
-    ]
+    if load.trace_s is None:
+        rate = ["--request-rate-range", f"{load.rate_rps:g}"]
+        return [*rate, "--request-distribution", load.kind, "--async"]
+    gaps_us = np.diff(load.trace_s, prepend=0.0) * US_PER_S
+    intervals.write_text("".join(f"{gap:.0f}\n" for gap in gaps_us))
+    return ["--request-intervals", str(intervals), "--async"]
 
 
 def _shape_flags(model: str) -> list[str]:
@@ -400,13 +423,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=2.4, help="of each measurement")
     parser.add_argument("--models", default="mlp:http,mlp:grpc,mobilenet_v2:http")
-    parser.add_argument("--quick", action="store_true", help="two rounds of one second, mlp only")
+    parser.add_argument("--quick", action="store_true", help="two rounds of one second")
     parser.add_argument("--perf-analyzer", type=Path, help="use this one")
     parser.add_argument("--json", action="store_true", help="print all samples as JSON")
     parser.add_argument("--out", type=Path, help="write the table as markdown, too")
     given = parser.parse_args()
     if given.quick:
-        given.rounds, given.seconds, given.models = 2, 1.0, "mlp:http,mlp:grpc"
+        given.rounds, given.seconds = 2, 1.0
     return given
 
 
