@@ -306,7 +306,10 @@ def measure(
     count = len(deployment.endpoints)
     ca_file = str(deployment.ca_file) if deployment.ca_file else None
     batches = request_batches or [end.tenant.batch_size for end in deployment.endpoints]
-    apis = [TritonApi(endpoint, deployment.headers, ca_file) for endpoint in deployment.endpoints]
+    apis = [
+        TritonApi(endpoint, deployment.headers, deployment.ca_file)
+        for endpoint in deployment.endpoints
+    ]
     with contextlib.ExitStack() as stack:
         generators = [stack.enter_context(Generator()) for _ in range(count)]
         shapes = []

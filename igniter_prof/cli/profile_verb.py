@@ -85,7 +85,8 @@ def command(
     if sweep_file is None and not flags["models"]:
         raise click.UsageError("nothing to measure: give SWEEP.yaml or --models")
     sweep = load_sweep(sweep_file, _overrides(flags, address=address, repository=repository))
-    device = resolve_device(sweep.device)
+    remote = sweep.runtime == "remote" and sweep.address is not None
+    device = resolve_device(f"remote:{sweep.address}" if remote else sweep.device)
     planned = cells_of(sweep, device.id)
     if cells_file is not None:
         planned = [

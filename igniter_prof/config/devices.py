@@ -30,6 +30,8 @@ def resolve_device(spec: str) -> Device:
     kind, _, rest = spec.strip().partition(":")
     if kind == "cuda":
         return _gpu(rest)
+    if kind == "remote" and rest:
+        return remote_device(rest)
     if kind != "cpu":
         raise BadInput(f"'{spec}' is no device", hint=_FORMS)
     usable = usable_cores()
@@ -48,6 +50,11 @@ def resolve_device(spec: str) -> Device:
         cores=cores,
         memory_mib=_host_memory_mib(),
     )
+
+
+def remote_device(address: str) -> Device:
+    """What a remote server runs on: nothing is known of it but where the server answers."""
+    return Device(id=f"remote:{address}", kind="cpu", name="not known (remote)")
 
 
 def usable_cores() -> tuple[int, ...]:

@@ -6,12 +6,11 @@ Protocol: KServe v2 with Triton's statistics extension
 
 from __future__ import annotations
 
-import http.client
-import json
-import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from igniter_prof import probe
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.records import Endpoint, ServerTimes
 from igniter_prof.units import NS_PER_MS
@@ -25,7 +24,7 @@ class TritonApi:
 
     endpoint: Endpoint
     headers: tuple[tuple[str, str], ...] = ()
-    tls_ca: str | None = None
+    ca_file: Path | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Inputs, outputs and versions of the model. Raises OutsideFailure."""
@@ -58,30 +57,23 @@ class TritonApi:
         }
 
     def _get(self, path: str) -> dict[str, Any]:
-        where = f"http://{self.endpoint.http_address}{path}"
+        address = self.endpoint.http_address or ""
+        where = f"http{'s' if self.endpoint.tls else ''}://{address}{path}"
         try:
-            if self.endpoint.tls:
-                context = ssl.create_default_context(cafile=self.tls_ca)
-                connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                    self.endpoint.http_address or "", timeout=TIMEOUT_S, context=context
-                )
-            else:
-                connection = http.client.HTTPConnection(
-                    self.endpoint.http_address or "", timeout=TIMEOUT_S
-                )
-            try:
-                connection.request("GET", path, headers=dict(self.headers))
-                response = connection.getresponse()
-                body = response.read()
-            finally:
-                connection.close()
-        except (OSError, http.client.HTTPException) as error:
-            raise OutsideFailure(f"does not answer ({error})", where=where) from error
-        if response.status != 200:
+            status, body = probe.get(
+                address,
+                path,
+                tls=self.endpoint.tls,
+                ca_file=self.ca_file,
+                headers=self.headers,
+                timeout_s=TIMEOUT_S,
+            )
+        except probe.Unreachable as error:
+            raise OutsideFailure(f"does not answer: {error}", where=where) from error
+        if status != 200:
             text = body[:300].decode(errors="replace")
-            raise OutsideFailure(f"answered {response.status}: {text}", where=where)
-        answer: dict[str, Any] = json.loads(body)
-        return answer
+            raise OutsideFailure(f"answered {status}: {text}", where=where)
+        return probe.document(body)
 
 
 def server_times(before: dict[str, Any], after: dict[str, Any]) -> ServerTimes | None:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from igniter_prof import files
+from igniter_prof import files, probe
 from igniter_prof.errors import MissingCapability
 from igniter_prof.records import Record
-from igniter_prof.serving import cgroup, interpreter, marks, probe, scope, triton
+from igniter_prof.serving import cgroup, interpreter, marks, scope, triton
 from igniter_prof.serving.shares import Caps
 
 CheckStatus = Literal["ok", "limited", "missing"]

@@ -14,9 +14,10 @@ from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from igniter_prof import probe
 from igniter_prof.errors import MissingCapability
 from igniter_prof.records import Device, Endpoint, Status, Tenant, Usage
-from igniter_prof.serving import logs, marks, probe, triton
+from igniter_prof.serving import logs, marks, triton
 from igniter_prof.serving.contract import Progress, ServeOptions, TenantFailure, silent
 from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.ports import LOOPBACK

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from igniter_prof import probe
 from igniter_prof.errors import BadInput, OutsideFailure, did_you_mean
 from igniter_prof.records import Device, Endpoint, Status, Tenant, Usage
-from igniter_prof.serving import probe
 from igniter_prof.serving.contract import Progress, ServeOptions
 
 DEFAULT_PORT = 8000
+ASK_EVERY_S = 1.0
 
 
 class RemoteDeployment:
@@ -22,6 +24,7 @@ class RemoteDeployment:
     def __init__(self, endpoints: tuple[Endpoint, ...], options: ServeOptions) -> None:
         self.endpoints = endpoints
         self._options = options
+        self._asked_s = [0.0] * len(endpoints)
 
     @property
     def runtime(self) -> str:
@@ -43,7 +46,13 @@ class RemoteDeployment:
         return None
 
     def ending(self, index: int) -> tuple[Status, str] | None:
-        """None while the model answers that it is ready."""
+        """None while the model answers that it is ready; asked at most once a second.
+
+        Whoever measures may call this often; the server must not notice.
+        """
+        if time.monotonic() - self._asked_s[index] < ASK_EVERY_S:
+            return None
+        self._asked_s[index] = time.monotonic()
         endpoint = self.endpoints[index]
         path = f"/v2/models/{endpoint.model_name}/ready"
         assert endpoint.http_address is not None

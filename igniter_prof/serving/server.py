@@ -9,9 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from igniter_prof import probe
 from igniter_prof.errors import MissingCapability
 from igniter_prof.records import Device, Status
-from igniter_prof.serving import cgroup, logs, probe, scope
+from igniter_prof.serving import cgroup, logs, scope
 from igniter_prof.serving.cgroup import Group
 from igniter_prof.serving.contract import TenantFailure
 from igniter_prof.serving.marks import VARIABLE, Mark

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from igniter_prof.cli import igprof, main
+from igniter_prof.config.cells_csv import read_cells
 from igniter_prof.dataset import ProfileStore
 from igniter_prof.errors import BadInput
 from igniter_prof.files import write_json
 from igniter_prof.fitting import Predictor, fit, load_coefficients, predictor
-from igniter_prof.config.cells_csv import read_cells
 from igniter_prof.records import REQUEST_DTYPE, Coefficients, Device, ProfileManifest, Tenant
 from tests.unit.fitting_cells import CPU, measure_truth, pair_cells, solo_cells
 
