@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from igniter_prof.config.devices import resolve_device
 from igniter_prof.dataset import ProfileStore
-from igniter_prof.serving import marks
+from igniter_prof.records import Tenant
+from igniter_prof.serving import ServeOptions, deploy, marks
 from tests.integration.local_runtime import needs_local_runtime
 
 pytestmark = needs_local_runtime
@@ -278,3 +280,47 @@ def test_interrupts_finish_the_cell_then_stop_at_once_and_leave_nothing(tmp_path
     assert run.returncode == 130, errors
     assert time.monotonic() - began < 10
     assert len(ProfileStore.open(tmp_path / "p").done_ids()) == 1
+
+
+def test_a_running_triton_is_profiled_from_outside(tmp_path: Path) -> None:
+    tenants = [Tenant(model="mlp", batch_size=4), Tenant(model="encoder", batch_size=4)]
+    with deploy(
+        resolve_device("cpu:0"), tenants, options=ServeOptions(server="shared")
+    ) as deployment:
+        endpoint = deployment.endpoints[0]
+        summary = _json(
+            "profile", "--models", "mlp,encoder", "--runtime", "remote",
+            "--address", f"http://{endpoint.http_address}",
+            "--grpc-address", endpoint.grpc_address, "--protocol", "grpc",
+            "--batch-sizes", "1,4", "--colocate", "pairs", *QUICK, "--out", tmp_path / "p",
+        )  # fmt: skip
+        # what the server does not have is said before anything is measured
+        told = _igprof(
+            "profile", "--models", "mpl", "--runtime", "remote",
+            "--address", endpoint.http_address, *QUICK, "--out", tmp_path / "q", status=2,
+        )  # fmt: skip
+        assert "mlp" in told.stderr
+    assert summary["failed_tenants"] == 0
+    found = ProfileStore.open(tmp_path / "p").measurements()
+    assert {measurement.cell.server for measurement in found} == {"shared"}
+    assert {measurement.conditions.runtime for measurement in found} == {"remote"}
+    assert any(len(measurement.tenants) == 2 for measurement in found)
+    assert all(each.usage is None for measurement in found for each in measurement.tenants)
+    _igprof("dataset", "check", tmp_path / "p")
+
+
+def test_models_share_one_server_under_an_open_loop(tmp_path: Path) -> None:
+    _igprof(
+        "profile", "--models", "mlp,encoder", "--server", "shared", "--device", "cpu:0",
+        "--colocate", "pairs", "--load", "poisson", "--rate", "20", *QUICK,
+        "--out", tmp_path / "p",
+    )  # fmt: skip
+    found = ProfileStore.open(tmp_path / "p").measurements()
+    assert {len(measurement.tenants) for measurement in found} == {1, 2}
+    for measurement in found:
+        for tenant in measurement.tenants:
+            assert tenant.status == "ok", tenant.detail
+            assert tenant.tenant.share_pct is None
+            assert tenant.latency_intended is not None
+            assert tenant.latency is not None
+            assert tenant.latency_intended.mean_ms >= tenant.latency.mean_ms
