@@ -26,7 +26,7 @@ import numpy.typing as npt
 from igniter_prof.config.devices import client_cores
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.files import now_utc
-from igniter_prof.load import Generator, InputSource, prepare
+from igniter_prof.load import Generator, InputSource, generators, prepare
 from igniter_prof.load.worker import Job
 from igniter_prof.monitors import TritonApi, server_times
 from igniter_prof.records import (
@@ -133,11 +133,15 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
     conditions: Conditions | None = None
     endpoints: tuple[Endpoint, ...] = ()
     try:
-        with deploy(context.device, cell.tenants, options=context.options) as deployment:
+        with (
+            generators(len(cell.tenants)) as clients,
+            deploy(context.device, cell.tenants, options=context.options) as deployment,
+        ):
             endpoints = deployment.endpoints
             conditions = conditions_of(deployment, context.device)
             window = measure(
                 deployment,
+                clients,
                 loads=[cell.load] * len(cell.tenants),
                 sources=[_source(context, tenant) for tenant in cell.tenants],
                 protocol=cell.protocol,
@@ -274,6 +278,7 @@ def lagged_pct(rows: Rows) -> float:
 
 def measure(
     deployment: Deployment,
+    clients: Sequence[Generator],
     *,
     loads: Sequence[Load],
     sources: Sequence[InputSource],
@@ -289,6 +294,7 @@ def measure(
 
     Args:
         deployment: the running endpoints.
+        clients: a load process for each endpoint, not yet started to send.
         loads: one load an endpoint.
         sources: one input source an endpoint.
         protocol: ``http`` or ``grpc``.
@@ -303,57 +309,54 @@ def measure(
     Raises:
         OutsideFailure: the load generators failed.
     """
-    count = len(deployment.endpoints)
     ca_file = str(deployment.ca_file) if deployment.ca_file else None
     batches = request_batches or [end.tenant.batch_size for end in deployment.endpoints]
     apis = [
         TritonApi(endpoint, deployment.headers, deployment.ca_file)
         for endpoint in deployment.endpoints
     ]
-    with contextlib.ExitStack() as stack:
-        generators = [stack.enter_context(Generator()) for _ in range(count)]
-        shapes = []
-        for index, (endpoint, api) in enumerate(zip(deployment.endpoints, apis, strict=True)):
-            payloads = prepare(
-                api.metadata(),
-                api.config(),
-                batch_size=batches[index],
-                input_scale=endpoint.tenant.input_scale,
-                source=sources[index],
+    shapes = []
+    for index, (endpoint, api) in enumerate(zip(deployment.endpoints, apis, strict=True)):
+        payloads = prepare(
+            api.metadata(),
+            api.config(),
+            batch_size=batches[index],
+            input_scale=endpoint.tenant.input_scale,
+            source=sources[index],
+            protocol=protocol,
+        )
+        shapes.append(payloads.shapes)
+        address = endpoint.grpc_address if protocol == "grpc" else endpoint.http_address
+        clients[index].assign(
+            Job(
+                address=address or "",
                 protocol=protocol,
+                model=endpoint.model_name,
+                bodies=payloads.bodies,
+                headers=deployment.headers,
+                load=loads[index],
+                seed=seed + index,
+                timeout_s=stopping.request_timeout_s,
+                cores=cores,
+                tls=endpoint.tls,
+                tls_ca=ca_file,
             )
-            shapes.append(payloads.shapes)
-            address = endpoint.grpc_address if protocol == "grpc" else endpoint.http_address
-            generators[index].assign(
-                Job(
-                    address=address or "",
-                    protocol=protocol,
-                    model=endpoint.model_name,
-                    bodies=payloads.bodies,
-                    headers=deployment.headers,
-                    load=loads[index],
-                    seed=seed + index,
-                    timeout_s=stopping.request_timeout_s,
-                    cores=cores,
-                    tls=endpoint.tls,
-                    tls_ca=ca_file,
-                )
-            )
-        for generator in generators:
-            generator.wait_ready()
-        run = _Run(deployment, generators, apis, loads, stopping)
-        try:
-            return run.window(duration_s, shapes, on_tick)
-        except TenantFailure as failure:
-            for generator in generators:
-                with contextlib.suppress(OutsideFailure):
-                    generator.stop()
-            return _ended(
-                [_phased(generator.rows(), run.start_ns, None) for generator in generators],
-                [endpoint.tenant for endpoint in deployment.endpoints],
-                failure,
-                run.start_ns,
-            )
+        )
+    for client in clients:
+        client.wait_ready()
+    run = _Run(deployment, clients, apis, loads, stopping)
+    try:
+        return run.window(duration_s, shapes, on_tick)
+    except TenantFailure as failure:
+        for client in clients:
+            with contextlib.suppress(OutsideFailure):
+                client.stop()
+        return _ended(
+            [_phased(client.rows(), run.start_ns, None) for client in clients],
+            [endpoint.tenant for endpoint in deployment.endpoints],
+            failure,
+            run.start_ns,
+        )
 
 
 class _Run:

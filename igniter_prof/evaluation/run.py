@@ -12,7 +12,7 @@ from igniter_prof.config.devices import client_cores
 from igniter_prof.deployment import attached, tenants_of
 from igniter_prof.evaluation.judge import judge, loads_of
 from igniter_prof.files import now_utc
-from igniter_prof.load import InputSource
+from igniter_prof.load import InputSource, generators
 from igniter_prof.records import (
     Conditions,
     Device,
@@ -77,10 +77,11 @@ def evaluate(
             else deploy(real, tenants_of(planned), options=options)
         )
         try:
-            with serve as deployment:
+            with generators(len(loads)) as clients, serve as deployment:
                 conditions = conditions_of(deployment, real)
                 window = measure(
                     deployment,
+                    clients,
                     loads=loads,
                     sources=[
                         (sources or {}).get(tenant.model) or InputSource(seed=seed)

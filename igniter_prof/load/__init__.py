@@ -5,7 +5,7 @@ says when they are sent, ``worker`` sends them from a process of its own, ``gene
 handle on that process.
 """
 
-from igniter_prof.load.generator import Generator, LoadError
+from igniter_prof.load.generator import Generator, LoadError, generators
 from igniter_prof.load.payloads import InputSource, Payloads, prepare
 
-__all__ = ["Generator", "InputSource", "LoadError", "Payloads", "prepare"]
+__all__ = ["Generator", "InputSource", "LoadError", "Payloads", "generators", "prepare"]

@@ -28,6 +28,13 @@ class LoadError(OutsideFailure):
     """The process that sends requests died or does not answer."""
 
 
+@contextlib.contextmanager
+def generators(count: int) -> Iterator[list[Generator]]:
+    """That many load processes, starting up; enter it before the servers start, to lose no time."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Generator()) for _ in range(count)]
+
+
 class Generator:
     """One tenant's client, in a process of its own. Use as a context manager.
 

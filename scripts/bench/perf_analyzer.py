@@ -36,7 +36,7 @@ from igniter_prof.cli.common import note, print_json, print_table
 from igniter_prof.config.devices import client_cores, format_cores, resolve_device
 from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.files import atomic_write, cache_dir
-from igniter_prof.load import InputSource
+from igniter_prof.load import InputSource, generators
 from igniter_prof.records import Load, Stopping, Tenant
 from igniter_prof.serving import Deployment, deploy, triton
 from igniter_prof.session import lagged_pct, measure
@@ -100,16 +100,18 @@ def ours(deployment: Deployment, case: Case, cores: tuple[int, ...], seed: int) 
     Raises:
         OutsideFailure: the tenant failed.
     """
-    window = measure(
-        deployment,
-        loads=[paired(case, seed)],
-        sources=[InputSource()],
-        protocol=case.protocol,
-        stopping=Stopping(),
-        cores=cores,
-        seed=seed,
-        duration_s=case.seconds,
-    )
+    with generators(1) as clients:
+        window = measure(
+            deployment,
+            clients,
+            loads=[paired(case, seed)],
+            sources=[InputSource()],
+            protocol=case.protocol,
+            stopping=Stopping(),
+            cores=cores,
+            seed=seed,
+            duration_s=case.seconds,
+        )
     seen = window.tenants[0]
     if seen.status != "ok" or window.duration_s is None:
         raise OutsideFailure(f"the tenant ended: {seen.status} ({seen.detail})", where=case.model)

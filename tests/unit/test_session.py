@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from igniter_prof import session
-from igniter_prof.load import InputSource
+from igniter_prof.load import InputSource, generators
 from igniter_prof.records import (
     AFTER,
     MEASURED,
@@ -57,7 +57,8 @@ def _measure(deployment: FakeDeployment, **changes: Any) -> Window:
         "cores": (),
         "seed": 0,
     }
-    return measure(deployment, **{**arguments, **changes})
+    with generators(count) as clients:
+        return measure(deployment, clients, **{**arguments, **changes})
 
 
 def test_only_the_time_in_which_all_are_loaded_counts(two: tuple[KServe, KServe]) -> None:
