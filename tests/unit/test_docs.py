@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from igniter_prof import errors
 from igniter_prof.cli import VERBS, igprof
 from igniter_prof.records import Load, Stopping, Sweep, SweepModel
+from tests.unit.test_architecture import LEAVES, MAY_IMPORT
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -173,6 +174,18 @@ def test_every_dotted_name_exists(page: Path) -> None:
                     break
             place = getattr(place, part)
     assert missing == []
+
+
+def test_the_package_table_is_that_of_the_code() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \|[^|]*\|([^|]*)\|$", text, re.MULTILINE)
+    shown = {name: last.strip() for name, last in rows}
+    assert {name for name, last in shown.items() if last == "leaf"} == LEAVES - {"__init__"}
+    assert {
+        name: set(re.findall(r"`(\w+)`", last))
+        for name, last in shown.items()
+        if last != "leaf" and name != "cli"
+    } == MAY_IMPORT
 
 
 def test_every_page_is_in_the_index() -> None:
