@@ -14,11 +14,20 @@ from igniter_prof.errors import BadInput, BrokenPromise
 
 @click.command("evaluate")
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="RESULT.json.")
-@click.option("--duration", "duration_s", type=float, default=30.0, show_default=True, help="s.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="RESULT.json to write.")
+@click.option(
+    "--duration",
+    "duration_s",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Length of the counted window, in seconds.",
+)
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--inputs", multiple=True, metavar="MODEL=FILE", help="Real inputs of a model.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of arrivals and random inputs."
+)
 @on_option
 @serving_options
 @json_option

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("fit")
-@click.argument("profile", type=click.Path(path_type=Path))
+@click.argument("profile", metavar="PROFILE_DIR", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Coefficients file to write."
 )

@@ -12,13 +12,13 @@ _WARNINGS = 10
 
 
 @click.command("predict")
-@click.argument("coefficients", type=click.Path(path_type=Path))
+@click.argument("coefficients", metavar="COEFFICIENTS.json", type=click.Path(path_type=Path))
 @click.option(
     "--cells",
     "cells_path",
     type=click.Path(path_type=Path),
     required=True,
-    help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,…",
+    help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,… (docs/predict.md).",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="CSV of the predictions."

@@ -25,25 +25,38 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the profile.")
 @click.option("--models", help="Comma-separated names.")
-@click.option("--batch-sizes", type=INTEGERS)
+@click.option("--batch-sizes", type=INTEGERS, help="Inferences that a request carries.")
 @click.option("--shares", type=NUMBERS, help="In percent of the device.")
-@click.option("--instances", type=INTEGERS)
-@click.option("--input-scales", type=NUMBERS, help="0.1 to 2.0.")
+@click.option("--instances", type=INTEGERS, help="Of a model in its server.")
+@click.option("--input-scales", type=NUMBERS, help="Of image sides or text length, 0.1 to 2.0.")
 @click.option("--cpu-cores", type=NUMBERS, help="CPU caps, in cores.")
-@click.option("--memory-mib", type=NUMBERS, help="Memory caps.")
-@click.option("--colocate", type=click.Choice(["none", "pairs", "triples"]))
+@click.option("--memory-mib", type=NUMBERS, help="Memory caps, in MiB.")
+@click.option(
+    "--colocate",
+    type=click.Choice(["none", "pairs", "triples"]),
+    help="Measure sets of different models together, too.",
+)
 @click.option("--device", help="cpu, cpu:<cores>, or cuda:<index or UUID>.")
 @click.option("--runtime", type=click.Choice(["local", "docker", "remote"]))
-@click.option("--server", type=click.Choice(["own", "shared"]))
+@click.option(
+    "--server",
+    type=click.Choice(["own", "shared"]),
+    help="own: a Triton a tenant; shared: one for all, without shares.",
+)
 @click.option("--protocol", type=click.Choice(["http", "grpc"]))
 @click.option("--load", "load_kind", type=click.Choice(["closed", "constant", "poisson"]))
 @click.option("--concurrency", type=int, help="Requests in flight (closed loop).")
 @click.option("--rate", "rate_rps", type=float, help="Requests per second (open loops).")
-@click.option("--precision", "precision_pct", type=float, help="Wanted of the mean, in percent.")
+@click.option(
+    "--precision",
+    "precision_pct",
+    type=float,
+    help="Half-width of the mean's 95% interval that is good enough, in percent.",
+)
 @click.option("--min-time", "min_s", type=float, help="Shortest window, in seconds.")
 @click.option("--max-time", "max_s", type=float, help="Longest window, in seconds.")
 @click.option("--repeats", type=int, help="How often each cell is measured.")
-@click.option("--seed", type=int)
+@click.option("--seed", type=int, help="Of the order, arrivals and random inputs.")
 @click.option(
     "--cells",
     "cells_file",
