@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -99,6 +100,24 @@ class Tenant(Record):
         " requests carry whole batches",
     )
 
+    @property
+    def label(self) -> str:
+        """The tenant in a few characters, such as ``vgg19 b4 50%``."""
+        parts = [self.model, f"b{self.batch_size}"]
+        if self.share_pct is not None:
+            parts.append(f"{self.share_pct:g}%")
+        if self.instances != 1:
+            parts.append(f"{self.instances} instances")
+        if self.input_scale != 1:
+            parts.append(f"scale {self.input_scale:g}")
+        if self.cpu_cores is not None:
+            parts.append(f"{self.cpu_cores:g} cores")
+        if self.memory_mib is not None:
+            parts.append(f"{self.memory_mib:g} MiB")
+        if self.queue_delay_us is not None:
+            parts.append(f"delay {self.queue_delay_us} us")
+        return " ".join(parts)
+
 
 class Cell(Record):
     """One point of a sweep: a device, its tenants, their load."""
@@ -115,6 +134,16 @@ class Cell(Record):
     def cell_id(self) -> str:
         """A stable name: the first 16 digits of the cell's digest."""
         return self.digest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The cell's tenants in one line, such as ``resnet50 b4 50% + mlp b1 25%``."""
+        return labels(self.tenants)
+
+
+def labels(tenants: Iterable[Tenant]) -> str:
+    """The labels of some tenants, joined by `` + ``; empty for none."""
+    return " + ".join(tenant.label for tenant in tenants)
 
 
 class Endpoint(Record):

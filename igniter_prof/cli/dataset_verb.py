@@ -124,7 +124,6 @@ def noise(profiles: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
-    from igniter_prof.dataset.points import describe
 
     document = asdict(comparison)
     document["conditions"] = {
@@ -135,7 +134,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
             "point": change.place.point,
             "tenant": change.place.tenant.model_dump(mode="json"),
             "neighbours": [each.model_dump(mode="json") for each in change.place.neighbours],
-            "label": describe(change.place.tenant),
+            "label": change.place.tenant.label,
             **{name: value for name, value in asdict(change).items() if name != "place"},
         }
         for change in comparison.changes
@@ -144,7 +143,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from igniter_prof.dataset.points import describe, describe_neighbours
+    from igniter_prof.records import labels
 
     if comparison.conditions:
         print_table(
@@ -160,8 +159,8 @@ def _print_comparison(comparison: Comparison) -> None:
         ["tenant", "beside", "A", "B", "change", "95% interval", "more than noise"],
         [
             (
-                describe(change.place.tenant),
-                describe_neighbours(change.place.neighbours) or "alone",
+                change.place.tenant.label,
+                labels(change.place.neighbours) or "alone",
                 _side(change.mean_a_ms, change.status_a),
                 _side(change.mean_b_ms, change.status_b),
                 None if change.change_pct is None else f"{change.change_pct:+.1f} %",

@@ -218,29 +218,10 @@ def _print_plan(sweep: Sweep, cells: list[Cell], as_json: bool) -> None:
         f"{len(cells)} cells, {format_duration(low_s)} to {format_duration(high_s)}",
         ["#", "cell", "tenants", ""],
         [
-            [index + 1, cell.cell_id, describe(cell), "baseline" if cell.baseline else ""]
+            [index + 1, cell.cell_id, cell.label, "baseline" if cell.baseline else ""]
             for index, cell in enumerate(cells)
         ],
     )
-
-
-def describe(cell: Cell) -> str:
-    """A cell's tenants in one line, such as ``resnet50 b4 50% + mlp b1 25%``."""
-    parts = []
-    for tenant in cell.tenants:
-        words = [tenant.model, f"b{tenant.batch_size}"]
-        if tenant.share_pct is not None:
-            words.append(f"{tenant.share_pct:g}%")
-        if tenant.input_scale != 1.0:
-            words.append(f"x{tenant.input_scale:g}")
-        if tenant.cpu_cores is not None:
-            words.append(f"{tenant.cpu_cores:g} cores")
-        if tenant.memory_mib is not None:
-            words.append(f"{tenant.memory_mib:g} MiB")
-        if tenant.instances != 1:
-            words.append(f"{tenant.instances} instances")
-        parts.append(" ".join(words))
-    return " + ".join(parts)
 
 
 @dataclasses.dataclass
@@ -263,7 +244,7 @@ class _Display:
 
     def begin(self, done: int, cell: Cell) -> None:
         if sys.stderr.isatty():
-            click.echo(f"[{done + 1}/{self.total}] {describe(cell)} …", err=True, nl=False)
+            click.echo(f"[{done + 1}/{self.total}] {cell.label} …", err=True, nl=False)
 
     def end(self, progress: Progress) -> None:
         from igniter_prof.units import format_duration, format_ms
@@ -281,7 +262,7 @@ class _Display:
                 shown.append(f"{format_ms(tenant.latency.mean_ms)}{spread}{mark}")
         left_s = (time.monotonic() - self.began) / self.measured * (progress.total - progress.done)
         note(
-            f"[{progress.done}/{progress.total}] {describe(progress.measurement.cell)}:"
+            f"[{progress.done}/{progress.total}] {progress.measurement.cell.label}:"
             f" {', '.join(shown)}; about {format_duration(left_s)} left"
         )
 

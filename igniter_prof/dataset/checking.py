@@ -13,7 +13,7 @@ import numpy as np
 from igniter_prof.dataset import cellfile
 from igniter_prof.dataset.cellfile import Requests
 from igniter_prof.dataset.conditions import disagreements, require_device
-from igniter_prof.dataset.points import by_place, describe
+from igniter_prof.dataset.points import by_place
 from igniter_prof.dataset.store import CELLS, LOCK, ProfileStore, leftovers
 from igniter_prof.errors import BadInput
 from igniter_prof.records import (
@@ -105,7 +105,7 @@ def check_drift(measurements: Sequence[Measurement]) -> list[Finding]:
             findings.append(
                 Finding(
                     "warning",
-                    describe(repeats[0][0].tenant),
+                    repeats[0][0].tenant.label,
                     f"{len(known)} repeats alone differ by {spread:.1f} %"
                     f" (first {known[0]:.3g} ms, last {known[-1]:.3g} ms):"
                     " the machine was not the same throughout",

@@ -13,7 +13,6 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from igniter_prof.dataset.points import describe_neighbours
 from igniter_prof.records import (
     Conditions,
     LatencySummary,
@@ -23,6 +22,7 @@ from igniter_prof.records import (
     Tenant,
     TenantMeasurement,
     Usage,
+    labels,
 )
 from igniter_prof.units import NS_PER_S
 
@@ -84,7 +84,7 @@ def _window_s(measurement: Measurement, _: int) -> Value:
 
 def _neighbours(measurement: Measurement, index: int) -> str:
     tenants = measurement.cell.tenants
-    return describe_neighbours(other for i, other in enumerate(tenants) if i != index)
+    return labels(other for i, other in enumerate(tenants) if i != index)
 
 
 _CELL = [

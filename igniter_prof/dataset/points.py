@@ -65,26 +65,3 @@ def latencies(repeats: Repeats) -> list[LatencySummary]:
         for _, tenant in repeats
         if tenant.status == "ok" and tenant.latency is not None and tenant.latency.mean_ms > 0
     ]
-
-
-def describe(tenant: Tenant) -> str:
-    """A tenant in a few characters: ``vgg19 b4 50%``."""
-    parts = [tenant.model, f"b{tenant.batch_size}"]
-    if tenant.share_pct is not None:
-        parts.append(f"{tenant.share_pct:g}%")
-    if tenant.instances != 1:
-        parts.append(f"x{tenant.instances}")
-    if tenant.input_scale != 1:
-        parts.append(f"scale {tenant.input_scale:g}")
-    if tenant.cpu_cores is not None:
-        parts.append(f"{tenant.cpu_cores:g} cores")
-    if tenant.memory_mib is not None:
-        parts.append(f"{tenant.memory_mib:g} MiB")
-    if tenant.queue_delay_us is not None:
-        parts.append(f"delay {tenant.queue_delay_us} us")
-    return " ".join(parts)
-
-
-def describe_neighbours(neighbours: Iterable[Tenant]) -> str:
-    """The neighbours of a tenant, joined by `` + ``; empty for a tenant alone."""
-    return " + ".join(describe(tenant) for tenant in neighbours)
