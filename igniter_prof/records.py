@@ -342,7 +342,7 @@ class Sweep(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     device: str = "cpu"
-    runtime: Literal["local", "docker", "remote"] = "local"
+    runtime: str = Field(default="local", description="local, remote, or a plug-in's name")
     address: str | None = Field(default=None, description="of the server (remote)")
     models: tuple[SweepModel, ...] = Field(min_length=1)
     repository: str | None = Field(default=None, description="a Triton model repository")

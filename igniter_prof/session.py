@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from igniter_prof.config.devices import client_cores
-from igniter_prof.errors import OutsideFailure
+from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.files import now_utc
-from igniter_prof.load import Generator, InputSource, generators, prepare
+from igniter_prof.load import CannotTake, Generator, InputSource, generators, prepare
 from igniter_prof.load.worker import Job
 from igniter_prof.monitors import TritonApi, server_times
 from igniter_prof.records import (
@@ -55,7 +55,7 @@ from igniter_prof.serving import (
     host_conditions,
     server_conditions,
 )
-from igniter_prof.statistics import latencies_ms, stability, summarise
+from igniter_prof.statistics import Stability, latencies_ms, stability, summarise
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
 Rows = npt.NDArray[np.void]
@@ -288,7 +288,6 @@ def measure(
     seed: int,
     request_batches: Sequence[int] | None = None,
     duration_s: float | None = None,
-    on_tick: Callable[[float], None] | None = None,
 ) -> Window:
     """Load all endpoints at once and watch them until the answer is good enough.
 
@@ -304,9 +303,10 @@ def measure(
         request_batches: inferences that a request carries, for each endpoint; by default its
             tenant's batch size.
         duration_s: if given, the window lasts that long, whatever the precision.
-        on_tick: called with the seconds since the window began.
 
     Raises:
+        TenantFailure: a tenant cannot take what its cell asks for.
+        BadInput: an input source does not fit, or there is no address for the protocol.
         OutsideFailure: the load generators failed.
     """
     ca_file = str(deployment.ca_file) if deployment.ca_file else None
@@ -317,19 +317,28 @@ def measure(
     ]
     shapes = []
     for index, (endpoint, api) in enumerate(zip(deployment.endpoints, apis, strict=True)):
-        payloads = prepare(
-            api.metadata(),
-            api.config(),
-            batch_size=batches[index],
-            input_scale=endpoint.tenant.input_scale,
-            source=sources[index],
-            protocol=protocol,
-        )
+        try:
+            payloads = prepare(
+                api.metadata(),
+                api.config(),
+                batch_size=batches[index],
+                input_scale=endpoint.tenant.input_scale,
+                source=sources[index],
+                protocol=protocol,
+            )
+        except CannotTake as error:
+            raise TenantFailure(index, "refused", str(error)) from error
         shapes.append(payloads.shapes)
         address = endpoint.grpc_address if protocol == "grpc" else endpoint.http_address
+        if address is None:
+            raise BadInput(
+                f"nothing is known of its {protocol} service",
+                where=endpoint.http_address,
+                hint="--grpc-address host:port",
+            )
         clients[index].assign(
             Job(
-                address=address or "",
+                address=address,
                 protocol=protocol,
                 model=endpoint.model_name,
                 bodies=payloads.bodies,
@@ -346,7 +355,7 @@ def measure(
         client.wait_ready()
     run = _Run(deployment, clients, apis, loads, stopping)
     try:
-        return run.window(duration_s, shapes, on_tick)
+        return run.window(duration_s, shapes)
     except TenantFailure as failure:
         for client in clients:
             with contextlib.suppress(OutsideFailure):
@@ -382,7 +391,6 @@ class _Run:
         self,
         duration_s: float | None,
         shapes: Sequence[dict[str, tuple[int, ...]]],
-        on_tick: Callable[[float], None] | None,
     ) -> Window:
         """Warm up, measure, drain. Raises TenantFailure when a tenant ends."""
         loading_ns = time.monotonic_ns() + 20 * NS_PER_MS
@@ -390,7 +398,7 @@ class _Run:
             generator.start(loading_ns)
         self._warm_up(loading_ns)
         start_ns = self._open()
-        verdicts = self._watch(start_ns, duration_s, on_tick)
+        limited = self._watch(start_ns, duration_s)
         assert self.start_ns is not None
         end_ns = time.monotonic_ns()
         after_usage = [self._deployment.usage(index) for index in self._indexes()]
@@ -403,10 +411,11 @@ class _Run:
         tenants = []
         for index in self._indexes():
             before, usage, client_before_s = self._before[index]
-            stable, verdict = verdicts[index]
+            rows = _phased(self._generators[index].rows(), self.start_ns, end_ns)
+            stable, verdict = self._verdict(index, rows, limited)
             tenants.append(
                 Observed(
-                    rows=_phased(self._generators[index].rows(), self.start_ns, end_ns),
+                    rows=rows,
                     status="ok",
                     stable=stable,
                     verdict=verdict,
@@ -478,42 +487,54 @@ class _Run:
         self,
         opened_ns: int,
         duration_s: float | None,
-        on_tick: Callable[[float], None] | None,
-    ) -> list[tuple[bool, str]]:
-        """Watch until all tenants are stable or a limit is reached; a verdict for each."""
+    ) -> bool:
+        """Watch until all tenants are stable or a limit is reached; whether it was a limit."""
         stopping = self._stopping
         next_check_s = stopping.min_s if duration_s is None else duration_s
         while True:
             self._tick()
             elapsed_s = (time.monotonic_ns() - opened_ns) / NS_PER_S
-            if on_tick is not None:
-                on_tick(elapsed_s)
             if elapsed_s < next_check_s:
                 continue
             next_check_s = elapsed_s + CHECK_S
             counted = [self._latencies(index) for index in self._indexes()]
-            found = [
-                stability(
-                    latency_ms,
-                    precision_pct=stopping.precision_pct,
-                    max_drift_pct=stopping.max_drift_pct,
-                )
-                for latency_ms in counted
-            ]
+            found = [self._stability(latency_ms) for latency_ms in counted]
             enough = min(len(latency_ms) for latency_ms in counted) >= stopping.min_requests
             if duration_s is not None or (enough and all(each.stable for each in found)):
-                return [(each.stable, each.reason) for each in found]
+                return False
             most = max(len(latency_ms) for latency_ms in counted)
             if elapsed_s >= stopping.max_s or most >= stopping.max_requests:
-                return [
-                    (each.stable and enough, f"{each.reason}; stopped at a limit") for each in found
-                ]
+                return True
             drifting = enough and any(each.drifting for each in found)
             window_s = (time.monotonic_ns() - (self.start_ns or opened_ns)) / NS_PER_S
             # what drifts has not settled: forget the unsettled start while there is time
             if drifting and window_s >= 2 * stopping.min_s and elapsed_s <= stopping.max_s / 2:
                 self._open()
                 next_check_s = elapsed_s + max(stopping.min_s, CHECK_S)
+
+    def _verdict(self, index: int, rows: Rows, limited: bool) -> tuple[bool, str]:
+        """Whether a tenant's mean is known well enough, judged on all that counts, and why."""
+        counted = rows[rows["phase"] == MEASURED]
+        failed = int((counted["ok"] == 0).sum())
+        found = self._stability(latencies_ms(rows, intended=self._loads[index].kind != "closed"))
+        few = len(counted) - failed < self._stopping.min_requests
+        reasons = [found.reason]
+        if few:
+            reasons.append(f"fewer than {self._stopping.min_requests} requests")
+        if failed:
+            report = self._generators[index].last_report
+            first = report.first_failure if report else None
+            reasons.append(f"{failed} of {len(counted)} requests failed (the first ever: {first})")
+        if limited:
+            reasons.append("stopped at a limit")
+        return found.stable and not few and not failed, "; ".join(reasons)
+
+    def _stability(self, latency_ms: npt.NDArray[np.float64]) -> Stability:
+        return stability(
+            latency_ms,
+            precision_pct=self._stopping.precision_pct,
+            max_drift_pct=self._stopping.max_drift_pct,
+        )
 
     def _latencies(self, index: int) -> npt.NDArray[np.float64]:
         """Latencies of the window's good requests so far, in ms, in the order of their ends."""

@@ -68,6 +68,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    subcommand_metavar="VERB [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="igprof")

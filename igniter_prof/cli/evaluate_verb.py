@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import devices_for, on_option, serve_options, serving_options
-from igniter_prof.errors import BadInput, BrokenPromise
+from igniter_prof.cli.options import OutFile, devices_for, local_options, on_option
+from igniter_prof.errors import BrokenPromise
 
 
 @click.command("evaluate")
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="RESULT.json to write.")
+@click.option("--out", type=OutFile(), required=True, help="RESULT.json to write.")
 @click.option(
     "--duration",
     "duration_s",
@@ -29,7 +29,7 @@ from igniter_prof.errors import BadInput, BrokenPromise
     "--seed", type=int, default=0, show_default=True, help="Of arrivals and random inputs."
 )
 @on_option
-@serving_options
+@local_options
 @json_option
 def command(
     plan_file: Path,
@@ -40,7 +40,8 @@ def command(
     seed: int,
     on: tuple[str, ...],
     as_json: bool,
-    **serving: Any,
+    triton: Path | None,
+    repository: Path | None,
 ) -> None:
     """Load a plan at its rates (open loop) and judge each workload against its SLO.
 
@@ -48,11 +49,12 @@ def command(
     evaluation; a plan for more devices than there are is evaluated in turn. Exit status 7 if an
     SLO is violated.
     """
-    from igniter_prof.deployment import find_launched
+    from igniter_prof.deployment import find_launched, is_launched
     from igniter_prof.evaluation import evaluate
     from igniter_prof.files import write_json
     from igniter_prof.load import InputSource
     from igniter_prof.provisioning import read_plan
+    from igniter_prof.serving import ServeOptions
 
     if duration_s <= 0:
         raise click.UsageError("--duration must be positive")
@@ -63,17 +65,16 @@ def command(
         if not equals or not Path(file).exists():
             raise click.UsageError(f"--inputs wants MODEL=FILE with an existing file, got '{text}'")
         sources[model] = InputSource(path=Path(file), seed=seed)
-    try:
-        launched = find_launched(plan)
-        devices = [each.device for each in launched.devices]
-    except BadInput:
-        launched = None
+    launched = is_launched(plan)
+    if launched:
+        devices = [each.device for each in find_launched(plan, str(plan_file)).devices]
+    else:
         devices = devices_for(plan, on)
     result = evaluate(
         plan,
         devices,
-        serve_options(runtime="local", **serving),
-        launched=launched is not None,
+        ServeOptions(triton=triton, repository=repository),
+        launched=launched,
         duration_s=duration_s,
         protocol=protocol,
         sources=sources,

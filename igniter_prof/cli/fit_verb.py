@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.options import OutFile
 
 if TYPE_CHECKING:
     from igniter_prof.records import FitError
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("fit")
 @click.argument("profile", metavar="PROFILE_DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Coefficients file to write."
-)
+@click.option("--out", type=OutFile(), required=True, help="Coefficients file to write.")
 @click.option("--model", default="igniter", show_default=True, help="Latency model: igniter, none.")
 @click.option("--seed", default=0, show_default=True, help="Of the hold-out and the optimiser.")
 @click.option(

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json
-from igniter_prof.cli.options import devices_for, on_option, serve_options, serving_options
+from igniter_prof.cli.options import devices_for, local_options, on_option
 from igniter_prof.cli.status_verb import print_health
 
 
 @click.command("launch")
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
 @on_option
-@serving_options
+@local_options
 @json_option
-def command(plan_file: Path, on: tuple[str, ...], as_json: bool, **serving: Any) -> None:
+def command(
+    plan_file: Path,
+    on: tuple[str, ...],
+    as_json: bool,
+    triton: Path | None,
+    repository: Path | None,
+) -> None:
     """Start a plan's servers and leave them running until igprof stop."""
     from igniter_prof.deployment import health, launch
     from igniter_prof.provisioning import read_plan
+    from igniter_prof.serving import ServeOptions
 
     plan = read_plan(plan_file)
     launched = launch(
         plan,
         plan_file,
         devices_for(plan, on),
-        serve_options(runtime="local", **serving),
+        ServeOptions(triton=triton, repository=repository),
         on_device=lambda planned, real: note(f"starting {planned} on {real} …"),
     )
     if as_json:

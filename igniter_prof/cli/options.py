@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,6 @@ import click
 
 if TYPE_CHECKING:
     from igniter_prof.records import Device, Plan
-    from igniter_prof.serving import ServeOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,15 +48,40 @@ class Header(click.ParamType[tuple[str, str]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, str]:
         """Split a header; the message of a failure does not show the value, a secret."""
-        name, colon, text = str(value).partition(":")
-        if not colon or not name.strip():
-            self.fail("a header is written 'Name: value'", param, ctx)
-        return name.strip(), text.strip()
+        from igniter_prof.serving import parse_header
+
+        return value if isinstance(value, tuple) else parse_header(str(value))
 
 
-def serving_options(function: F) -> F:
-    """Add the options of ``ServeOptions`` that do not depend on the runtime's own verbs."""
-    for option in reversed(
+class OutFile(click.Path):
+    """A file to write, whose folder must be there before the work begins."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raise BadInput now rather than when an hour of work is to be stored."""
+        from igniter_prof.errors import BadInput
+
+        path = Path(str(super().convert(value, param, ctx)))
+        folder = path.parent
+        if not folder.is_dir():
+            raise BadInput("its folder does not exist", where=str(path), hint=f"mkdir -p {folder}")
+        if not os.access(folder, os.W_OK):
+            raise BadInput("its folder may not be written", where=str(path), hint="choose another")
+        return path
+
+
+def _add(function: F, options: list[Callable[[F], F]]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def local_options(function: F) -> F:
+    """Add what says how servers are started here."""
+    return _add(
+        function,
         [
             click.option(
                 "--triton", type=click.Path(path_type=Path), help="A tritonserver to use."
@@ -66,6 +91,15 @@ def serving_options(function: F) -> F:
                 type=click.Path(path_type=Path),
                 help="A Triton model repository of your own.",
             ),
+        ],
+    )
+
+
+def remote_options(function: F) -> F:
+    """Add what says how a server that runs elsewhere is reached."""
+    return _add(
+        function,
+        [
             click.option("--address", help="host:port or URL of a running Triton (remote)."),
             click.option("--grpc-address", help="host:port of its gRPC service (remote)."),
             click.option(
@@ -80,37 +114,7 @@ def serving_options(function: F) -> F:
                 multiple=True,
                 help="Sent with every request, e.g. 'Authorization: Bearer …'; never stored.",
             ),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
-def serve_options(
-    *,
-    runtime: str,
-    server: str = "own",
-    start_timeout_s: float = 120.0,
-    triton: Path | None,
-    repository: Path | None,
-    address: str | None,
-    grpc_address: str | None,
-    ca_file: Path | None,
-    headers: tuple[tuple[str, str], ...],
-) -> ServeOptions:
-    """Build ServeOptions from what ``serving_options`` parsed."""
-    from igniter_prof.serving import ServeOptions
-
-    return ServeOptions(
-        runtime=runtime,
-        server="shared" if server == "shared" else "own",
-        start_timeout_s=start_timeout_s,
-        triton=triton,
-        repository=repository,
-        address=address,
-        grpc_address=grpc_address,
-        ca_file=ca_file,
-        headers=headers,
+        ],
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.options import OutFile
 
 if TYPE_CHECKING:
     from igniter_prof.records import Plan
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 @click.command("plan", short_help="Place workloads on as few devices as possible.")
 @click.argument("coefficients", metavar="COEFFICIENTS.json", type=click.Path(path_type=Path))
 @click.argument("workloads", metavar="WORKLOADS", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, metavar="PLAN.json", type=click.Path(path_type=Path), help="The plan."
-)
+@click.option("--out", required=True, metavar="PLAN.json", type=OutFile(), help="The plan.")
 @click.option(
     "--strategy",
     default="optimal",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json
+from igniter_prof.cli.options import OutFile
 
 _WARNINGS = 10
 
@@ -20,9 +21,7 @@ _WARNINGS = 10
     required=True,
     help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,… (docs/predict.md).",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="CSV of the predictions."
-)
+@click.option("--out", type=OutFile(), required=True, help="CSV of the predictions.")
 @json_option
 def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> None:
     """Predict the mean latency of a batch, and its 90% interval, for each tenant of each cell."""

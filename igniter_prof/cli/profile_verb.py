@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import INTEGERS, NUMBERS, serve_options, serving_options
-from igniter_prof.errors import INTERRUPTED, BadInput, Unstable
+from igniter_prof.cli.options import INTEGERS, NUMBERS, local_options, remote_options
+from igniter_prof.errors import INTERRUPTED, Unstable
 
 if TYPE_CHECKING:
     from igniter_prof.profiling import Outcome, Progress
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     help="Measure sets of different models together, too.",
 )
 @click.option("--device", help="cpu, cpu:<cores>, or cuda:<index or UUID>.")
-@click.option("--runtime", type=click.Choice(["local", "docker", "remote"]))
+@click.option("--runtime", metavar="NAME", help="local (the default) or remote.")
 @click.option(
     "--server",
     type=click.Choice(["own", "shared"]),
@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Measure the cells of a CSV file instead of the sweep's own.",
 )
-@serving_options
+@local_options
+@remote_options
 @click.option(
     "--dry-run", is_flag=True, help="Print the cells and the time expected; measure none."
 )
@@ -92,27 +93,24 @@ def command(
     from igniter_prof.config import load_sweep
     from igniter_prof.config.cells_csv import read_cells
     from igniter_prof.config.devices import resolve_device
-    from igniter_prof.profiling import profile, sources_of
+    from igniter_prof.profiling import preflight, profile, sources_of
+    from igniter_prof.serving import ServeOptions
     from igniter_prof.session import CellContext
 
+    table = None if cells_file is None else read_cells(cells_file)
+    if table is not None and sweep_file is None and not flags["models"]:
+        flags["models"] = ",".join(dict.fromkeys(t.model for cell in table.cells for t in cell))
     if sweep_file is None and not flags["models"]:
-        raise click.UsageError("nothing to measure: give SWEEP.yaml or --models")
+        raise click.UsageError("nothing to measure: give SWEEP.yaml, --models, or --cells")
     sweep = load_sweep(sweep_file, _overrides(flags, address=address, repository=repository))
     remote = sweep.runtime == "remote" and sweep.address is not None
     device = resolve_device(f"remote:{sweep.address}" if remote else sweep.device)
     planned = cells_of(sweep, device.id)
-    if cells_file is not None:
-        planned = [
-            planned[0].model_copy(update={"tenants": tenants, "baseline": False, "repeat": 0})
-            for tenants in read_cells(cells_file, one_knob=device.kind == "cpu").cells
-        ]
+    if table is not None:
+        like = planned[0].model_copy(update={"baseline": False, "repeat": 0})
+        planned = [like.model_copy(update={"tenants": tenants}) for tenants in table.cells]
         planned = list(dict.fromkeys(planned))
-    if dry_run:
-        _print_plan(sweep, planned, as_json)
-        return 0
-    if out is None:
-        raise click.UsageError("where to store it? give --out PROFILE_DIR")
-    options = serve_options(
+    options = ServeOptions(
         runtime=sweep.runtime,
         server=planned[0].server,
         start_timeout_s=sweep.stopping.start_timeout_s,
@@ -123,7 +121,14 @@ def command(
         ca_file=ca_file,
         headers=headers,
     )
-    _check_models(sweep, options)
+    preflight(planned, device, options)
+    if remote and flags["shares"]:
+        note("note: a remote server takes no shares from us; they are left out")
+    if dry_run:
+        _print_plan(sweep, planned, as_json)
+        return 0
+    if out is None:
+        raise click.UsageError("where to store it? give --out PROFILE_DIR")
     folder = sweep_file.parent if sweep_file else Path()
     context = CellContext(
         device=device,
@@ -140,6 +145,7 @@ def command(
             out,
             on_cell=display.begin,
             on_progress=display.end,
+            on_interrupt=display.interrupted,
         )
     _print_outcome(outcome, out, as_json)
     if outcome.interrupted:
@@ -182,20 +188,6 @@ def _overrides(
     if repository is not None:
         given["repository"] = str(repository)
     return given
-
-
-def _check_models(sweep: Sweep, options: Any) -> None:
-    """Find unknown models before anything is started."""
-    if sweep.runtime == "remote":
-        return
-    from igniter_prof import zoo
-
-    for model in sweep.models:
-        if options.repository is not None and (options.repository / model.name).is_dir():
-            continue
-        zoo.resolve(model.name)
-    if options.repository is not None and not options.repository.is_dir():
-        raise BadInput("no such folder", where=str(options.repository))
 
 
 def _print_plan(sweep: Sweep, cells: list[Cell], as_json: bool) -> None:
@@ -246,6 +238,9 @@ class _Display:
         if sys.stderr.isatty():
             click.echo(f"[{done + 1}/{self.total}] {cell.label} …", err=True, nl=False)
 
+    def interrupted(self) -> None:
+        note("finishing this cell; Ctrl-C again stops at once")
+
     def end(self, progress: Progress) -> None:
         from igniter_prof.units import format_duration, format_ms
 
@@ -259,6 +254,8 @@ class _Display:
                 ci_ms = tenant.latency.mean_ci_ms
                 spread = "" if ci_ms is None else f" ±{100 * ci_ms / tenant.latency.mean_ms:.1f}%"
                 mark = "" if tenant.stable else " (unstable)"
+                if tenant.failed_requests:
+                    mark += f" ({tenant.failed_requests} requests failed)"
                 shown.append(f"{format_ms(tenant.latency.mean_ms)}{spread}{mark}")
         left_s = (time.monotonic() - self.began) / self.measured * (progress.total - progress.done)
         note(
@@ -268,6 +265,8 @@ class _Display:
 
 
 def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
+    from igniter_prof.dataset.checking import drift_pct
+
     summary = {
         "profile": str(out),
         "cells": outcome.cells,
@@ -275,29 +274,15 @@ def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         "measured_now": outcome.measured,
         "failed_tenants": outcome.failed_tenants,
         "unstable_tenants": outcome.unstable_tenants,
-        "baseline_drift_pct": baseline_drift_pct(outcome),
+        "drift_pct": drift_pct(outcome.measurements),
         "interrupted": outcome.interrupted,
     }
     if as_json:
         print_json(summary)
         return
-    drift = summary["baseline_drift_pct"]
-    drifted = "" if drift is None else f"; baseline spread {drift:.1f} %"
+    drift = summary["drift_pct"]
+    drifted = "" if drift is None else f"; repeats of a solo cell differ by up to {drift:.1f} %"
     click.echo(
         f"{out}: {summary['stored']} of {outcome.cells} cells stored ({outcome.measured} now),"
         f" {outcome.failed_tenants} failed and {outcome.unstable_tenants} unstable tenants{drifted}"
     )
-
-
-def baseline_drift_pct(outcome: Outcome) -> float | None:
-    """How far the repeated baselines lie apart: (largest - smallest) mean over their mean."""
-    means = [
-        tenant.latency.mean_ms
-        for measurement in outcome.measurements
-        if measurement.cell.baseline
-        for tenant in measurement.tenants
-        if tenant.latency is not None
-    ]
-    if len(means) < 2:
-        return None
-    return 100 * (max(means) - min(means)) / (sum(means) / len(means))

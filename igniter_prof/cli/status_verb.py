@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from igniter_prof.deployment import Health, Launched
 
 
 @click.command("status")
@@ -19,7 +22,10 @@ def command(plan_file: Path | None, as_json: bool) -> None:
     from igniter_prof.deployment import all_launched, find_launched, health
     from igniter_prof.provisioning import read_plan
 
-    found = all_launched() if plan_file is None else [find_launched(read_plan(plan_file))]
+    if plan_file is None:
+        found = all_launched()
+    else:
+        found = [find_launched(read_plan(plan_file), str(plan_file))]
     rows = [(launched, health(launched)) for launched in found]
     if as_json:
         print_json(
@@ -28,16 +34,7 @@ def command(plan_file: Path | None, as_json: bool) -> None:
                     "plan": launched.plan_path,
                     "plan_hash": launched.plan_hash,
                     "started_at": launched.started_at,
-                    "tenants": [
-                        {
-                            "device": name,
-                            "real_device": real,
-                            "model": model,
-                            "status": status,
-                            "detail": detail,
-                        }
-                        for name, real, model, status, detail in tenants
-                    ],
+                    "tenants": [tenant.model_dump(mode="json") for tenant in tenants],
                 }
                 for launched, tenants in rows
             ]
@@ -48,11 +45,21 @@ def command(plan_file: Path | None, as_json: bool) -> None:
         print_health(rows)
 
 
-def print_health(rows: Sequence[tuple[Any, Sequence[tuple[Any, ...]]]]) -> None:
+def print_health(rows: Sequence[tuple[Launched, Sequence[Health]]]) -> None:
     """Print a table for each launched plan."""
     for launched, tenants in rows:
         print_table(
             f"{launched.plan_path}, since {launched.started_at}",
-            ["device", "on", "model", "status", "address or reason"],
-            tenants,
+            ["workload", "model", "device", "on", "status", "address or reason"],
+            [
+                [
+                    tenant.workload,
+                    tenant.model,
+                    tenant.device,
+                    tenant.real_device,
+                    tenant.status,
+                    tenant.detail or tenant.address,
+                ]
+                for tenant in tenants
+            ],
         )

@@ -10,16 +10,23 @@ from igniter_prof.cli.common import json_option, note, print_json
 
 
 @click.command("stop")
-@click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
+@click.argument("plan_file", metavar="[PLAN.json]", required=False, type=click.Path(path_type=Path))
+@click.option("--all", "everything", is_flag=True, help="Stop everything that is launched.")
 @json_option
-def command(plan_file: Path, as_json: bool) -> None:
+def command(plan_file: Path | None, everything: bool, as_json: bool) -> None:
     """Stop the servers that igprof launch started for a plan."""
-    from igniter_prof.deployment import find_launched, stop
+    from igniter_prof.deployment import find_launched, stop, stop_all
     from igniter_prof.provisioning import read_plan
 
-    launched = find_launched(read_plan(plan_file))
-    stop(launched)
-    if as_json:
-        print_json({"stopped": launched.plan_hash})
+    if (plan_file is None) is not everything:
+        raise click.UsageError("name a plan, or --all")
+    if plan_file is None:
+        devices = stop_all()
     else:
-        note(f"stopped {plan_file}")
+        launched = find_launched(read_plan(plan_file), str(plan_file))
+        stop(launched)
+        devices = len(launched.devices)
+    if as_json:
+        print_json({"stopped_devices": devices})
+    else:
+        note(f"stopped what ran for {devices} device{'' if devices == 1 else 's'}")

@@ -14,6 +14,8 @@ from igniter_prof.records import Cell, Sweep, SweepModel, Tenant
 
 SET_SIZES = {"pairs": 2, "triples": 3}
 FULL_SHARE_PCT = 100.0
+MIN_CELLS_FOR_BASELINE = 4
+"""In a smaller sweep the baselines would take longer than the cells."""
 ROUNDING = 1e-9
 
 
@@ -130,7 +132,7 @@ def cells(sweep: Sweep, device_id: str) -> list[Cell]:
         for repeat in range(sweep.repeats)
     ]
     random.Random(sweep.seed).shuffle(drawn)
-    if sweep.baseline_every == 0:
+    if sweep.baseline_every == 0 or len(drawn) < MIN_CELLS_FOR_BASELINE:
         return drawn
     baseline = points[0].model_copy(update={"baseline": True})
     ordered: list[Cell] = []

@@ -94,24 +94,39 @@ def check_cell(measurement: Measurement, requests: Sequence[Requests]) -> list[F
 
 def check_drift(measurements: Sequence[Measurement]) -> list[Finding]:
     """Solo points that were repeated and came out differently, in order of time."""
-    findings = []
+    return [
+        Finding(
+            "warning",
+            label,
+            f"{len(means_ms)} repeats alone differ by {_spread_pct(means_ms):.1f} %"
+            f" (first {means_ms[0]:.3g} ms, last {means_ms[-1]:.3g} ms):"
+            " the machine was not the same throughout",
+        )
+        for label, means_ms in _solo_repeats(measurements)
+        if _spread_pct(means_ms) > DRIFT_PCT
+    ]
+
+
+def drift_pct(measurements: Sequence[Measurement]) -> float | None:
+    """How far the repeats of a solo point lie apart at most, largest over smallest mean less one.
+
+    None where nothing was repeated.
+    """
+    spreads = [_spread_pct(means_ms) for _, means_ms in _solo_repeats(measurements)]
+    return max(spreads, default=None)
+
+
+def _spread_pct(means_ms: Sequence[float]) -> float:
+    return 100 * (max(means_ms) / min(means_ms) - 1)
+
+
+def _solo_repeats(measurements: Sequence[Measurement]) -> Iterator[tuple[str, list[float]]]:
+    """Label and mean latencies, in order of time, of the solo points that were repeated."""
     solo = (one for one in measurements if len(one.cell.tenants) == 1)
     for repeats in by_place(solo).values():
-        known = [tenant.latency.mean_ms for _, tenant in repeats if tenant.latency is not None]
-        if len(known) < 2 or not all(mean > 0 for mean in known):
-            continue
-        spread = 100 * (max(known) / min(known) - 1)
-        if spread > DRIFT_PCT:
-            findings.append(
-                Finding(
-                    "warning",
-                    repeats[0][0].tenant.label,
-                    f"{len(known)} repeats alone differ by {spread:.1f} %"
-                    f" (first {known[0]:.3g} ms, last {known[-1]:.3g} ms):"
-                    " the machine was not the same throughout",
-                )
-            )
-    return findings
+        means_ms = [tenant.latency.mean_ms for _, tenant in repeats if tenant.latency is not None]
+        if len(means_ms) > 1 and min(means_ms) > 0:
+            yield repeats[0][0].tenant.label, means_ms
 
 
 def _is_imported(measurement: Measurement) -> bool:

@@ -1,23 +1,29 @@
 """Starts a plan and keeps it: launch, status, stop."""
 
 from igniter_prof.deployment.launched import (
+    Health,
     Launched,
     all_launched,
     attached,
     find_launched,
     health,
+    is_launched,
     launch,
     stop,
+    stop_all,
     tenants_of,
 )
 
 __all__ = [
+    "Health",
     "Launched",
     "all_launched",
     "attached",
     "find_launched",
     "health",
+    "is_launched",
     "launch",
     "stop",
+    "stop_all",
     "tenants_of",
 ]

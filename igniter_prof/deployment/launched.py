@@ -21,6 +21,7 @@ class LaunchedDevice(Record):
 
     name: str
     device: Device
+    workloads: tuple[str, ...]
     state: LaunchedState
 
 
@@ -83,7 +84,10 @@ def launch(
             if on_device is not None:
                 on_device(planned.name, real.id)
             state = serving.launch(real, tenants_of(planned), options)
-            started.append(LaunchedDevice(name=planned.name, device=real, state=state))
+            workloads = tuple(tenant.workload for tenant in planned.tenants)
+            started.append(
+                LaunchedDevice(name=planned.name, device=real, workloads=workloads, state=state)
+            )
         launched = Launched(
             plan_hash=plan.digest(),
             plan_path=str(plan_path.resolve()),
@@ -106,12 +110,17 @@ def launch(
     return launched
 
 
-def find_launched(plan: Plan) -> Launched:
-    """The state of a launched plan. Raises BadInput if it is not launched."""
+def find_launched(plan: Plan, where: str) -> Launched:
+    """The state of a launched plan; ``where`` names it. Raises BadInput if it is not launched."""
     path = _path(plan)
     if not path.exists():
-        raise BadInput("the plan is not launched", hint="igprof launch PLAN.json")
+        raise BadInput("is not launched", where=where, hint=f"igprof launch {where}")
     return read_record(path, Launched)
+
+
+def is_launched(plan: Plan) -> bool:
+    """Whether a plan is launched (its servers may have died meanwhile)."""
+    return _path(plan).exists()
 
 
 def all_launched() -> list[Launched]:
@@ -120,18 +129,45 @@ def all_launched() -> list[Launched]:
     return sorted(found, key=lambda launched: launched.started_at)
 
 
-def health(launched: Launched) -> list[tuple[str, str, str, Status, str | None]]:
-    """Device, real device, model, status and detail of each tenant, asked of the running servers.
+class Health(Record):
+    """How one tenant of a launched plan is."""
 
-    A tenant whose server has gone is ``crashed``.
-    """
-    rows: list[tuple[str, str, str, Status, str | None]] = []
+    device: str
+    real_device: str
+    workload: str
+    model: str
+    status: Status
+    address: str | None = None
+    detail: str | None = None
+
+
+def health(launched: Launched) -> list[Health]:
+    """How each tenant is, asked of the running servers; ``crashed`` where the server has gone."""
+    rows = []
     for each in launched.devices:
-        deployment = serving.attach(each.state)
-        for index, endpoint in enumerate(deployment.endpoints):
-            status, detail = deployment.ending(index) or ("ok", None)
-            shown = detail or endpoint.http_address
-            rows.append((each.name, each.device.id, endpoint.tenant.model, status, shown))
+        try:
+            deployment = serving.attach(each.state)
+        except OutsideFailure as error:
+            endings: list[tuple[Status, str] | None] = [("crashed", error.what)] * len(
+                each.workloads
+            )
+        else:
+            endings = [deployment.ending(index) for index in range(len(each.workloads))]
+        for ending, workload, endpoint in zip(
+            endings, each.workloads, each.state.endpoints, strict=True
+        ):
+            status, detail = ending or ("ok", None)
+            rows.append(
+                Health(
+                    device=each.name,
+                    real_device=each.device.id,
+                    workload=workload,
+                    model=endpoint.tenant.model,
+                    status=status,
+                    address=endpoint.http_address,
+                    detail=detail,
+                )
+            )
     return rows
 
 
@@ -142,16 +178,31 @@ def stop(launched: Launched) -> None:
     (_folder() / f"{launched.plan_hash[:16]}.json").unlink(missing_ok=True)
 
 
+def stop_all() -> int:
+    """Stop every launched plan, and launched servers that no plan knows of; how many devices.
+
+    A launch that was killed between starting its servers and noting its plan leaves such servers.
+    """
+    count = 0
+    for launched in all_launched():
+        stop(launched)
+        count += len(launched.devices)
+    for state in serving.launched_states():
+        serving.stop(state)
+        count += 1
+    return count
+
+
 def attached(plan: Plan, device: PlanDevice) -> Deployment:
     """The running servers of one device of a launched plan; they keep running.
 
     Raises:
         BadInput: the plan is not launched.
+        OutsideFailure: the machine was started anew since.
     """
-    for each in find_launched(plan).devices:
-        if each.name == device.name:
-            return serving.attach(each.state)
-    raise BadInput(f"the launched plan has no device '{device.name}'")
+    launched = find_launched(plan, "the plan")
+    (state,) = [each.state for each in launched.devices if each.name == device.name]
+    return serving.attach(state)
 
 
 def _folder() -> Path:

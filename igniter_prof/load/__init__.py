@@ -6,6 +6,14 @@ handle on that process.
 """
 
 from igniter_prof.load.generator import Generator, LoadError, generators
-from igniter_prof.load.payloads import InputSource, Payloads, prepare
+from igniter_prof.load.payloads import CannotTake, InputSource, Payloads, prepare
 
-__all__ = ["Generator", "InputSource", "LoadError", "Payloads", "generators", "prepare"]
+__all__ = [
+    "CannotTake",
+    "Generator",
+    "InputSource",
+    "LoadError",
+    "Payloads",
+    "generators",
+    "prepare",
+]

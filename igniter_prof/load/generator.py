@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -50,6 +51,8 @@ class Generator:
                 [sys.executable, "-c", _WORKER, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                # gRPC's own log of connections that end is noise beside our statuses
+                env={**os.environ, "GRPC_VERBOSITY": "NONE"},
                 # Ctrl-C is for igprof to interpret
                 start_new_session=True,
             )

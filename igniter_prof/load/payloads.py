@@ -43,6 +43,10 @@ DTYPES: dict[str, Any] = {
 }
 
 
+class CannotTake(BadInput):
+    """A model cannot take the batch or the input scale of a cell: its tenant is refused."""
+
+
 @dataclass(frozen=True)
 class InputSource:
     """Where a tenant's inputs come from.
@@ -161,17 +165,18 @@ def prepare(
         protocol: ``http`` or ``grpc``.
 
     Raises:
-        BadInput: an input source does not fit the model, or the model cannot take the scale.
+        CannotTake: the model takes no such batch or no such scale.
+        BadInput: an input source does not fit the model.
     """
     specs = input_specs(metadata, config)
     batched = int(config.get("max_batch_size", 0)) > 0
     if not batched and batch_size > 1:
-        raise BadInput(
+        raise CannotTake(
             f"takes no batches, batch size {batch_size} was asked for",
             where=f"model '{metadata['name']}'",
         )
     if input_scale != 1.0 and not any(-1 in spec.shape for spec in specs):
-        raise BadInput(
+        raise CannotTake(
             f"has no dynamic dimension to scale by {input_scale}",
             where=f"model '{metadata['name']}'",
         )
@@ -212,13 +217,15 @@ def _random_array(
     draw: np.random.Generator, spec: InputSpec, shape: tuple[int, ...]
 ) -> np.ndarray[Any, Any]:
     dtype = DTYPES[spec.datatype]
-    # without a stated range: 0 and 1 are valid for flags, masks and any embedding table
-    low, high = spec.value_range or (0, 1)
     if spec.datatype == "BYTES":
         return np.full(shape, b"igprof", dtype=np.object_)
     if np.issubdtype(dtype, np.floating):
+        low, high = spec.value_range or (0.0, 1.0)
         return draw.uniform(low, high, shape).astype(dtype)
-    return draw.integers(int(low), int(high) + 1, shape).astype(dtype)
+    # up to but not including; without a stated range 0 and 1 are valid for flags, masks and any
+    # embedding table
+    low, high = spec.value_range or (0, 2)
+    return draw.integers(int(low), int(high), shape).astype(dtype)
 
 
 def _read_samples(

@@ -67,6 +67,7 @@ def profile(
     measure_cell: CellFunction = run_cell,
     on_progress: Callable[[Progress], None] | None = None,
     on_cell: Callable[[int, Cell], None] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
 ) -> Outcome:
     """Measure the cells that ``out`` does not hold yet; each is stored before the next begins.
 
@@ -80,6 +81,7 @@ def profile(
         measure_cell: from a cell to a measurement.
         on_progress: told after each cell.
         on_cell: told before each cell, with the number of cells done so far.
+        on_interrupt: told of the first interrupt.
 
     Raises:
         BadInput: ``out`` holds something else.
@@ -90,7 +92,7 @@ def profile(
         sweep=sweep, device=context.device, created_at=now_utc(), igprof=__version__
     )
     measured = 0
-    with ProfileStore.create(out, manifest) as store, _finish_first() as interrupted:
+    with ProfileStore.create(out, manifest) as store, _finish_first(on_interrupt) as interrupted:
         done = store.done_ids()
         for cell in cells:
             if cell.cell_id in done:
@@ -132,7 +134,7 @@ def expected_s(cells: int, stopping: Stopping) -> tuple[float, float]:
 
 
 @contextmanager
-def _finish_first() -> Iterator[threading.Event]:
+def _finish_first(notify: Callable[[], None] | None) -> Iterator[threading.Event]:
     """Within it the first SIGINT only sets the event; the second interrupts as usual."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -143,6 +145,8 @@ def _finish_first() -> Iterator[threading.Event]:
         if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()
+        if notify is not None:
+            notify()
 
     previous = signal.signal(signal.SIGINT, on_interrupt)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from igniter_prof.errors import BadInput, did_you_mean
@@ -20,7 +21,7 @@ from igniter_prof.serving.launched import LaunchedState, attach, launch, launche
 from igniter_prof.serving.local import deploy_local
 from igniter_prof.serving.marks import reap
 from igniter_prof.serving.remote import deploy_remote, parse_header
-from igniter_prof.serving.shares import SHARE_PERIOD_US
+from igniter_prof.serving.shares import SHARE_PERIOD_US, check_tenants
 
 if TYPE_CHECKING:
     Runtime = Callable[
@@ -34,6 +35,8 @@ __all__ = [
     "ServeOptions",
     "TenantFailure",
     "attach",
+    "check_runtime",
+    "check_tenants",
     "deploy",
     "host_conditions",
     "launch",
@@ -73,13 +76,20 @@ def deploy(
     return _runtime(options.runtime)(device, tenants, options, progress)
 
 
+def check_runtime(name: str) -> None:
+    """Raise BadInput if there is no such runtime."""
+    known = [*RUNTIMES, *_plugins()]
+    if name not in known:
+        raise BadInput(f"unknown runtime '{name}'", hint=did_you_mean(name, known))
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
 def _runtime(name: str) -> Runtime:
+    check_runtime(name)
     if name in RUNTIMES:
         return RUNTIMES[name]
-    from importlib.metadata import entry_points
-
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in plugins:
-        raise BadInput(f"unknown runtime '{name}'", hint=did_you_mean(name, [*RUNTIMES, *plugins]))
-    runtime: Runtime = plugins[name].load()
+    runtime: Runtime = _plugins()[name].load()
     return runtime

@@ -423,7 +423,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--device", default="cpu:0", help="default cpu:0: the client gets the rest")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=2.4, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--models", default="mlp:http,mlp:grpc,mobilenet_v2:http")
     parser.add_argument("--quick", action="store_true", help="two rounds of one second")
     parser.add_argument("--perf-analyzer", type=Path, help="use this one")

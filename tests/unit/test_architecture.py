@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "monitors": set(),
     "session": {"serving", "load", "monitors", "config"},
     "dataset": set(),
-    "profiling": {"config", "session", "dataset", "load"},
+    "profiling": {"config", "session", "dataset", "load", "serving", "zoo"},
     "fitting": {"dataset"},
     "provisioning": {"config", "fitting"},
     "deployment": {"provisioning", "serving", "config"},
