@@ -44,7 +44,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         MissingCapability: no space is left, or the place is read-only.
         BadInput: the folder does not exist or may not be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays; what it names is replaced
+    if path.exists() and not path.is_file():
+        raise BadInput("is no regular file", where=str(path), hint="choose another path")
     try:
         handle = tempfile.NamedTemporaryFile(  # noqa: SIM115
             dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
@@ -136,13 +138,18 @@ def read_json(path: Path) -> Any:
     """A JSON document. Raises BadInput with the line where it breaks off."""
     text = read_text(path)
     try:
-        return json.loads(text)
+        document = json.loads(text)
+        # a lone surrogate ("\\ud800") is valid JSON, but no text that could be written again
+        json.dumps(document, ensure_ascii=False).encode()
+        return document
     except json.JSONDecodeError as error:
         raise BadInput(
             f"is not valid JSON ({error.msg})",
             where=f"{path}, line {error.lineno}",
             hint="the file may be truncated; make it again",
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"is not valid JSON ({error})", where=str(path)) from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -150,7 +157,8 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
         raise BadInput(

@@ -80,6 +80,10 @@ class Load(Record):
             raise ValueError(f"a {self.kind} load needs rate_rps")
         if self.kind == "trace" and not self.trace_s:
             raise ValueError("a trace load needs trace_s, the send instants in seconds")
+        if self.kind not in ("constant", "poisson") and self.rate_rps is not None:
+            raise ValueError(f"a {self.kind} load has no rate_rps; constant and poisson have")
+        if self.kind != "closed" and self.concurrency != 1:
+            raise ValueError(f"a {self.kind} load has no concurrency; closed has")
         return self
 
 
@@ -370,7 +374,7 @@ class Sweep(Record):
     baseline_every: int = Field(
         default=10, ge=0, description="a solo baseline after that many cells; 0: none"
     )
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class ProfileManifest(Record):

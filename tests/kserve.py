@@ -118,7 +118,9 @@ class FakeDeployment:
 @contextmanager
 def kserve() -> Iterator[KServe]:
     with KServe() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         try:
             yield server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -102,19 +103,26 @@ def main(arguments: list[str] | None = None) -> None:
         # the reader of our standard output left; it has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _say("no disk space is left\n  free some space and run the same command again")
+            sys.exit(3)
         if debug:
             traceback.print_exc()
-            sys.exit(1)
+        else:
+            _say(f"a defect of igprof: {error!r}\n  {_store_traceback()}; please report it")
+        sys.exit(1)
+
+
+def _store_traceback() -> str:
+    try:
         handle, name = tempfile.mkstemp(prefix="igprof-traceback-", suffix=".txt")
         with os.fdopen(handle, "w") as out:
-            out.write(f"igprof {__version__}: {' '.join(arguments)}\n")
+            out.write(f"igprof {__version__}\n")  # not the arguments: they may hold secrets
             traceback.print_exc(file=out)
-        _say(
-            f"a defect of igprof: {sys.exc_info()[1]!r}\n  the traceback was written to"
-            f" {Path(name)}; please report it"
-        )
-        sys.exit(1)
+    except OSError as error:
+        return f"the traceback could not be written ({error.strerror}); run it with --debug"
+    return f"the traceback was written to {Path(name)}"
 
 
 def _say(message: str) -> None:

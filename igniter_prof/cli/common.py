@@ -31,15 +31,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*["-" if value is None else str(value) for value in row])
+        table.add_row(*[Text("-" if value is None else str(value)) for value in row])
     # a pipe has no width: do not fold what a script will read
     width = None if sys.stdout.isatty() else 160
-    Console(file=sys.stdout, width=width).print(table)
+    # names and log lines are text, not markup
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
 
 
 def note(message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import OutFile, devices_for, local_options, on_option
+from igniter_prof.cli.options import OutFile, devices_for, keep_inputs, local_options, on_option
 from igniter_prof.errors import BrokenPromise
 
 
@@ -26,7 +26,11 @@ from igniter_prof.errors import BrokenPromise
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--inputs", multiple=True, metavar="MODEL=FILE", help="Real inputs of a model.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of arrivals and random inputs."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of arrivals and random inputs.",
 )
 @on_option
 @local_options
@@ -56,6 +60,7 @@ def command(
     from igniter_prof.provisioning import read_plan
     from igniter_prof.serving import ServeOptions
 
+    keep_inputs(out, plan_file)
     if duration_s <= 0:
         raise click.UsageError("--duration must be positive")
     plan = read_plan(plan_file)

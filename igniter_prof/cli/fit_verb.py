@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @click.argument("profile", metavar="PROFILE_DIR", type=click.Path(path_type=Path))
 @click.option("--out", type=OutFile(), required=True, help="Coefficients file to write.")
 @click.option("--model", default="igniter", show_default=True, help="Latency model: igniter, none.")
-@click.option("--seed", default=0, show_default=True, help="Of the hold-out and the optimiser.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the hold-out and the optimiser.",
+)
 @click.option(
     "--holdout",
     "holdout_pct",

@@ -72,6 +72,15 @@ class OutFile(click.Path):
         return path
 
 
+def keep_inputs(out: Path, *inputs: Path | None) -> None:
+    """Raise BadInput if an output would take the place of an input."""
+    from igniter_prof.errors import BadInput
+
+    for path in inputs:
+        if path is not None and path.exists() and out.exists() and path.samefile(out):
+            raise BadInput("is an input, it would be overwritten", where=str(out), hint="--out")
+
+
 def _add(function: F, options: list[Callable[[F], F]]) -> F:
     for option in reversed(options):
         function = option(function)

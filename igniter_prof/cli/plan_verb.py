@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import OutFile
+from igniter_prof.cli.options import OutFile, keep_inputs
 
 if TYPE_CHECKING:
     from igniter_prof.records import Plan
@@ -61,7 +61,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds to look for fewer devices.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the solver."
+)
 @json_option
 def command(
     coefficients: Path,
@@ -90,6 +92,7 @@ def command(
     from igniter_prof.fitting import load_coefficients, predictor
     from igniter_prof.provisioning import plan
 
+    keep_inputs(out, coefficients, workloads, devices_file)
     asked = load_workloads(workloads)
     device_type = load_device_type(devices_file) if devices_file is not None else None
     if device_type is not None and devices_file is not None:

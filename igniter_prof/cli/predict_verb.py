@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json
-from igniter_prof.cli.options import OutFile
+from igniter_prof.cli.options import OutFile, keep_inputs
 
 _WARNINGS = 10
 
@@ -28,6 +28,7 @@ def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> N
     from igniter_prof.config.cells_csv import read_cells, write_answers
     from igniter_prof.fitting import load_coefficients, predictor
 
+    keep_inputs(out, coefficients, cells_path)
     model = predictor(load_coefficients(coefficients))
     one_knob = model.coefficients.device.kind == "cpu"
     table = read_cells(cells_path, models=model.models, one_knob=one_knob)

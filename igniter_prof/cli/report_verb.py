@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from igniter_prof.cli.common import json_option, print_json
+from igniter_prof.cli.options import keep_inputs
 
 
 @click.command("report")
@@ -29,6 +30,7 @@ def command(inputs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """
     from igniter_prof.reporting import write_report
 
+    keep_inputs(out, *inputs)
     written = write_report(inputs, out)
     if as_json:
         print_json({"report": str(written[0]), "tables": [str(path) for path in written[1:]]})

@@ -15,7 +15,7 @@ from igniter_prof.cli.common import json_option, note, print_json
 @json_option
 def command(plan_file: Path | None, everything: bool, as_json: bool) -> None:
     """Stop the servers that igprof launch started for a plan."""
-    from igniter_prof.deployment import find_launched, stop, stop_all
+    from igniter_prof.deployment import find_launched, launched_from, stop, stop_all
     from igniter_prof.provisioning import read_plan
 
     if (plan_file is None) is not everything:
@@ -23,9 +23,11 @@ def command(plan_file: Path | None, everything: bool, as_json: bool) -> None:
     if plan_file is None:
         devices = stop_all()
     else:
-        launched = find_launched(read_plan(plan_file), str(plan_file))
-        stop(launched)
-        devices = len(launched.devices)
+        # a file that was planned anew still stops what was launched from it
+        found = launched_from(plan_file) or [find_launched(read_plan(plan_file), str(plan_file))]
+        for launched in found:
+            stop(launched)
+        devices = sum(len(launched.devices) for launched in found)
     if as_json:
         print_json({"stopped_devices": devices})
     else:

@@ -70,8 +70,12 @@ def launch(
         MissingCapability: fewer real devices than the plan has.
         OutsideFailure: a tenant did not start; nothing is left running.
     """
-    if _path(plan).exists():
-        raise BadInput("is launched already", where=str(plan_path), hint=f"igprof stop {plan_path}")
+    if _path(plan).exists() or launched_from(plan_path):
+        raise BadInput(
+            "is launched already, or an earlier plan of this file is",
+            where=str(plan_path),
+            hint=f"igprof stop {plan_path}",
+        )
     if len(devices) < len(plan.devices):
         raise MissingCapability(
             f"needs {len(plan.devices)} devices, {len(devices)} are there",
@@ -111,11 +115,25 @@ def launch(
 
 
 def find_launched(plan: Plan, where: str) -> Launched:
-    """The state of a launched plan; ``where`` names it. Raises BadInput if it is not launched."""
+    """The state of a launched plan; ``where`` is its file. Raises BadInput if it is not launched.
+
+    A file that was planned anew since it was launched is another plan: its message says so.
+    """
     path = _path(plan)
-    if not path.exists():
-        raise BadInput("is not launched", where=where, hint=f"igprof launch {where}")
-    return read_record(path, Launched)
+    if path.exists():
+        return read_record(path, Launched)
+    if launched_from(Path(where)):
+        raise BadInput(
+            "what is launched from this file is an earlier plan",
+            where=where,
+            hint=f"igprof stop {where} stops it",
+        )
+    raise BadInput("is not launched", where=where, hint=f"igprof launch {where}")
+
+
+def launched_from(path: Path) -> list[Launched]:
+    """What was launched from a plan's file and not stopped, whatever is in that file now."""
+    return [each for each in all_launched() if each.plan_path == str(path.resolve())]
 
 
 def is_launched(plan: Plan) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,31 @@ def test_a_bad_document_says_what_and_where(document: object, message: str) -> N
         files.parse(document, Sweep, "s.yaml")
     assert message in str(caught.value)
     assert str(caught.value).startswith("s.yaml")
+
+
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with files.atomic_write(tmp_path / "link") as out:
+        out.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(BadInput, match="no regular file"),
+        files.atomic_write(tmp_path / "pipe"),
+    ):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_date_that_is_none_and_a_lone_surrogate_are_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: 2024-13-45\n")
+    with pytest.raises(BadInput, match="not valid YAML"):
+        files.read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "a.json").write_text('{"name": "\\ud800"}')
+    with pytest.raises(BadInput, match="not valid JSON"):
+        files.read_json(tmp_path / "a.json")

@@ -234,7 +234,9 @@ _LOCK = threading.Lock()
 def server() -> Iterator[_Server]:
     with _Server(("127.0.0.1", 0), _Handler) as http:
         http.seen = []
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(
+            target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         yield http
         http.shutdown()

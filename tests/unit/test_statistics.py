@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -150,14 +148,3 @@ def test_ranks_agree_with_the_binomial_distribution(count: int, p: float) -> Non
 def test_constant_and_zero_series() -> None:
     assert stability(np.full(100, 5.0), precision_pct=2, max_drift_pct=5).stable
     assert not stability(np.zeros(100), precision_pct=2, max_drift_pct=5).stable
-
-
-def test_stability_is_cheap() -> None:
-    values = noisy(10_000, 0.1)
-    stability(values, precision_pct=2, max_drift_pct=5)
-    best_s = float("inf")
-    for _ in range(50):
-        begin = time.perf_counter()
-        stability(values, precision_pct=2, max_drift_pct=5)
-        best_s = min(best_s, time.perf_counter() - begin)
-    assert best_s < 0.001

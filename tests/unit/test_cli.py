@@ -1,0 +1,95 @@
+"""The frame of the command line: statuses, streams, text that is only text."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from igniter_prof import cli
+from igniter_prof.cli.common import print_json, print_table
+from igniter_prof.errors import BadInput, Infeasible
+
+
+def _status(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.igprof, "main", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BadInput("no", where="x.yaml", hint="mend it"), 2),
+        (Infeasible("no"), 6),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "No space left on device"), 3),
+    ],
+)
+def test_a_failure_is_a_message_and_a_status(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+) -> None:
+    _fail_with(monkeypatch, error)
+    assert _status("doctor") == status
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("igprof: ")
+    assert "Traceback" not in shown.err
+
+
+def test_a_defect_says_where_its_traceback_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
+    _fail_with(monkeypatch, RuntimeError("oh"))
+    assert _status("doctor") == 1
+    (stored,) = tmp_path.iterdir()
+    assert str(stored) in capsys.readouterr().err
+    assert "RuntimeError: oh" in stored.read_text()
+
+
+def test_an_unknown_verb_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _status("profil") == 2
+    assert "did you mean 'profile'" in capsys.readouterr().err
+
+
+def test_names_in_tables_are_text_and_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("a [/b] title", ["name"], [["[red]x[/nothing]"], [None]])
+    shown = capsys.readouterr().out
+    assert "[red]x[/nothing]" in shown
+    assert "a [/b] title" in shown
+
+
+def test_json_refuses_what_json_cannot_say() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        print_json({"latency_ms": float("nan")})
+
+
+def test_an_output_that_is_an_input_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.json"
+    path.write_text("{}")
+    assert _status("plan", str(path), str(tmp_path / "w.yaml"), "--out", str(path)) == 2
+    assert "overwritten" in capsys.readouterr().err
+    assert path.read_text() == "{}"
+
+
+def test_a_missing_folder_of_an_output_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _status("evaluate", "plan.json", "--out", str(tmp_path / "no" / "r.json")) == 2
+    assert "does not exist" in capsys.readouterr().err
