@@ -32,7 +32,8 @@ class Predictor:
     """A fitted latency model.
 
     A larger own share never makes a tenant slower; one more neighbour, or a larger share or batch
-    of a neighbour, never makes it faster (the fit's bounds see to it).
+    of a neighbour, never makes it faster (the fit's bounds see to it). The same holds for the upper
+    end of the interval.
     """
 
     def __init__(self, coefficients: Coefficients) -> None:
@@ -189,19 +190,29 @@ class Predictor:
         """Logarithms of the interval's ends over the prediction, each (n_rows,)."""
         solo = x.tenants == 1
         guess = np.where(self._met.any(axis=1), _NEVER_TOGETHER, _NEVER_BESIDE_ANY)
-        extra = _OUTSIDE * self._beyond(x) + guess[x.model] * self._strangers(x)
-        low = np.where(solo, self._solo[0], self._together[0]) - extra
-        high = np.where(solo, self._solo[1], self._together[1]) + extra
+        strange = guess[x.model] * self._strangers(x)
+        low = np.where(solo, self._solo[0], self._together[0])
+        low = low - _OUTSIDE * self._beyond(x) - strange
+        # what was measured alone bounds what is said of co-located cells, too
+        high = np.where(solo, self._solo[1], max(self._solo[1], self._together[1]))
+        high = high + _OUTSIDE * self._beyond(x, only_worse=True) + strange
         return low, high
 
-    def _beyond(self, x: Points) -> FloatArray:
-        """How far rows lie outside of what was profiled: the sum of |log(value / edge)|."""
+    def _beyond(self, x: Points, *, only_worse: bool = False) -> FloatArray:
+        """How far rows lie outside of what was profiled: the sum of |log(value / edge)|.
+
+        ``only_worse``: without what can only make a tenant faster, a larger share or fewer tenants
+        than were profiled: the interval's upper end may not rise with them.
+        """
         total = np.zeros(len(x))
         edges = self.coefficients.region
         for quantity, values in x.quantities().items():
             table = np.array([edges.get(m, {}).get(quantity, (1e-300, 1e300)) for m in self.models])
             low, high = table[x.model, 0], table[x.model, 1]
-            total += np.log(np.maximum(low / values, 1.0)) + np.log(np.maximum(values / high, 1.0))
+            if not (only_worse and quantity == "tenants"):
+                total += np.log(np.maximum(low / values, 1.0))
+            if not (only_worse and quantity == "share_pct"):
+                total += np.log(np.maximum(values / high, 1.0))
         return total
 
     def _strangers(self, x: Points) -> FloatArray:

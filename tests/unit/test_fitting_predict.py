@@ -88,6 +88,26 @@ def test_intervals_are_wider_outside_of_the_profile(model: Predictor) -> None:
     assert width(SMALL, SMALL) > width(SMALL, LARGE) + 0.05
 
 
+def test_the_upper_end_falls_with_the_share_and_rises_with_a_neighbour(
+    coefficients: Coefficients,
+) -> None:
+    # alone much less certain than co-located, and no share above 40% profiled
+    region = {"small": {**coefficients.region["small"], "share_pct": (20.0, 40.0)}}
+    intervals = {"solo": (-2.0, 2.0), "colocated": (-0.01, 0.01)}
+    extra = {**coefficients.extra, "interval": intervals}
+    model = predictor(coefficients.model_copy(update={"region": region, "extra": extra}))
+
+    alone, beside = model.predict([[SMALL], [SMALL, LARGE]])
+    assert beside[0].latency_high_ms >= alone[0].latency_high_ms
+    shares = [SMALL.model_copy(update={"share_pct": share}) for share in (30, 40, 60, 80, 100)]
+    predicted = [cell[0] for cell in model.predict([[each] for each in shares])]
+    assert [np.log(p.latency_high_ms / p.latency_ms) for p in predicted] == pytest.approx([2.0] * 5)
+    # the lower end does say that more than 40% was never seen
+    lows = [np.log(p.latency_low_ms / p.latency_ms) for p in predicted]
+    assert lows[0] == pytest.approx(lows[1])
+    assert lows[2] < lows[1] - 0.05
+
+
 def test_outside_says_what_was_not_profiled(model: Predictor) -> None:
     assert model.outside([SMALL, LARGE]) == []
     far = Tenant(model="small", batch_size=64, share_pct=5)
