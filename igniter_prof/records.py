@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +21,8 @@ Status = Literal["ok", "oom", "crashed", "timeout", "refused", "skipped", "inval
 LoadKind = Literal["closed", "constant", "poisson", "trace"]
 Protocol = Literal["http", "grpc"]
 ServerMode = Literal["own", "shared"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 WARMUP, MEASURED, AFTER = 0, 1, 2
 """Phases of a request: before, in, and after the counted window of its cell."""
@@ -394,8 +396,8 @@ class ProfileManifest(Record):
 class Parameter(Record):
     """A fitted parameter with its standard error (None: not identifiable, or fixed)."""
 
-    value: float
-    std_error: float | None = None
+    value: Finite
+    std_error: Finite | None = None
 
 
 class FitError(Record):
@@ -437,7 +439,7 @@ class Coefficients(Record):
     seed: int = 0
     shared: dict[str, Parameter] = Field(default={}, description="of the device")
     models: dict[str, dict[str, Parameter]] = Field(description="of each served model")
-    region: dict[str, dict[str, tuple[float, float]]] = Field(
+    region: dict[str, dict[str, tuple[Finite, Finite]]] = Field(
         default={}, description="what was profiled: model, quantity, lowest and highest"
     )
     extra: dict[str, Any] = Field(default={}, description="what the latency model needs besides")
@@ -462,24 +464,24 @@ class Workload(Record):
 
     name: str
     model: str
-    rate_rps: float = Field(gt=0, description="requests for one inference each, per second")
-    slo_ms: float = Field(gt=0)
+    rate_rps: Positive = Field(description="requests for one inference each, per second")
+    slo_ms: Positive
     percentile: float = Field(default=99.0, ge=0, lt=100)
     arrival: Literal["constant", "poisson"] = "poisson"
-    count: int = Field(default=1, ge=1, description="that many alike")
+    count: int = Field(default=1, ge=1, le=100_000, description="that many alike")
 
 
 class PredictedTenant(Record):
     """What a plan promises for one tenant."""
 
-    latency_ms: float = Field(description="mean latency of a full batch")
-    latency_low_ms: float | None = None
-    latency_high_ms: float | None = None
-    throughput_rps: float
-    p50_ms: float | None = Field(default=None, description="of a request, queueing included")
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    slo_percentile_ms: float | None = Field(default=None, description="at the SLO's percentile")
+    latency_ms: Positive = Field(description="mean latency of a full batch")
+    latency_low_ms: Positive | None = None
+    latency_high_ms: Positive | None = None
+    throughput_rps: Positive
+    p50_ms: Positive | None = Field(default=None, description="of a request, queueing included")
+    p95_ms: Positive | None = None
+    p99_ms: Positive | None = None
+    slo_percentile_ms: Positive | None = Field(default=None, description="at the SLO's percentile")
 
 
 class PlanTenant(Record):
@@ -487,13 +489,13 @@ class PlanTenant(Record):
 
     workload: str
     model: str
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=1024)
     share_pct: float = Field(gt=0, le=100)
-    rate_rps: float = Field(gt=0)
-    slo_ms: float = Field(gt=0)
+    rate_rps: Positive
+    slo_ms: Positive
     percentile: float = Field(default=99.0, ge=0, lt=100)
     arrival: Literal["constant", "poisson"] = "poisson"
-    instances: int = Field(default=1, ge=1)
+    instances: int = Field(default=1, ge=1, le=64)
     queue_delay_us: int = Field(default=0, ge=0)
     predicted: PredictedTenant | None = Field(default=None, description="None in imported plans")
 
@@ -517,11 +519,12 @@ class Plan(Record):
     created_at: str
     seed: int = 0
     latency_rule: str | None = Field(default=None, description="what 'within its SLO' means")
-    share_step_pct: float | None = None
-    bound_devices: float | None = Field(default=None, description="no plan has fewer devices")
+    share_step_pct: float | None = Field(default=None, gt=0, le=100)
+    max_tenants: int | None = Field(default=None, ge=1, description="of one device")
+    bound_devices: Finite | None = Field(default=None, description="no plan has fewer devices")
     optimal: bool | None = None
-    solve_s: float | None = None
-    devices: tuple[PlanDevice, ...]
+    solve_s: Finite | None = None
+    devices: tuple[PlanDevice, ...] = Field(min_length=1)
     notes: tuple[str, ...] = ()
 
 

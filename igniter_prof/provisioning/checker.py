@@ -66,14 +66,15 @@ def check_plan(
     findings += _bound(plan)
     known = set(predictor.models)
     for device in plan.devices:
-        findings += _shares(device, plan.share_step_pct)
+        findings += _limits(device, plan)
         unknown = sorted({tenant.model for tenant in device.tenants} - known)
         if unknown:
             findings.append(
                 f"{device.name}: the coefficients know no model {', '.join(map(repr, unknown))}"
             )
             continue
-        findings += _promises(device, predictor, queueing, rule)
+        imported = plan.strategy.startswith("import:")
+        findings += _promises(device, predictor, queueing, rule, imported=imported)
     return findings
 
 
@@ -114,24 +115,36 @@ def _bound(plan: Plan) -> list[str]:
     return []
 
 
-def _shares(device: PlanDevice, step_pct: float | None) -> list[str]:
+def _limits(device: PlanDevice, plan: Plan) -> list[str]:
     findings = []
     total = sum(tenant.share_pct for tenant in device.tenants)
     if total > 100 + 1e-6:
         findings.append(f"{device.name}: shares add up to {total:g}%, over 100")
-    if step_pct is not None:
-        for tenant in device.tenants:
-            steps = tenant.share_pct / step_pct
-            if abs(steps - round(steps)) > 1e-6:
-                findings.append(
-                    f"{device.name}, '{tenant.workload}': a share of {tenant.share_pct:g}% is no"
-                    f" multiple of {step_pct:g}%"
-                )
+    if plan.max_tenants is not None and len(device.tenants) > plan.max_tenants:
+        findings.append(
+            f"{device.name}: has {len(device.tenants)} tenants, at most {plan.max_tenants} may be"
+        )
+    for tenant in device.tenants:
+        where = f"{device.name}, '{tenant.workload}'"
+        step_pct = plan.share_step_pct or tenant.share_pct
+        steps = tenant.share_pct / step_pct
+        if abs(steps - round(steps)) > 1e-6:
+            findings.append(
+                f"{where}: a share of {tenant.share_pct:g}% is no multiple of {step_pct:g}%"
+            )
+        if tenant.instances > 1:
+            # the queueing estimate knows one instance, so nothing said of several would be checked
+            findings.append(f"{where}: nothing can be predicted of {tenant.instances} instances")
     return findings
 
 
 def _promises(
-    device: PlanDevice, predictor: Predictor, queueing: RequestLatency, rule: Rule
+    device: PlanDevice,
+    predictor: Predictor,
+    queueing: RequestLatency,
+    rule: Rule,
+    *,
+    imported: bool,
 ) -> list[str]:
     workloads = [_workload(tenant) for tenant in device.tenants]
     settings = [
@@ -145,20 +158,24 @@ def _promises(
     for tenant, promise, judgement in zip(device.tenants, derived, judged, strict=True):
         where = f"{device.name}, '{tenant.workload}'"
         if tenant.predicted is not None:
-            findings += _differences(where, tenant.predicted, promise)
+            findings += _differences(where, tenant.predicted, promise, imported=imported)
+        elif not imported:
+            findings.append(f"{where}: there is no prediction, which only imported plans may lack")
         findings += _misses(where, tenant, judgement)
     return findings
 
 
-def _differences(where: str, stated: PredictedTenant, derived: PredictedTenant) -> list[str]:
+def _differences(
+    where: str, stated: PredictedTenant, derived: PredictedTenant, *, imported: bool
+) -> list[str]:
     findings = []
     for field in PredictedTenant.model_fields:
         said, is_ = getattr(stated, field), getattr(derived, field)
-        if said is None:
+        if said is None and (imported or is_ is None):
             continue
-        if is_ is None or not math.isclose(said, is_, rel_tol=TOLERANCE):
-            shown = "no value" if is_ is None else f"{is_:.6g}"
-            findings.append(f"{where}: {field} is stated as {said:.6g}, predicted is {shown}")
+        if said is None or is_ is None or not math.isclose(said, is_, rel_tol=TOLERANCE):
+            states, shown = ("no value" if v is None else f"{v:.6g}" for v in (said, is_))
+            findings.append(f"{where}: {field} is stated as {states}, predicted is {shown}")
     return findings
 
 

@@ -15,13 +15,11 @@ from pydantic import Field, model_validator
 from igniter_prof import __version__
 from igniter_prof.errors import BadInput
 from igniter_prof.files import atomic_write, now_utc, parse, read_json
-from igniter_prof.records import Plan, PlanDevice, PlanTenant, Record
+from igniter_prof.records import Plan, PlanDevice, PlanTenant, Positive, Record
 
 SUFFIX = "_dynamic"
 NETWORKS = ("alexnet", "resnet50", "ssd", "vgg19")
 """Its four networks; their names carry ``_dynamic`` there."""
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class FiveLists(Record):

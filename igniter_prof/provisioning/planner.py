@@ -118,6 +118,7 @@ def plan(
         seed=seed,
         latency_rule=str(problem.rule),
         share_step_pct=share_step_pct,
+        max_tenants=max_tenants,
         bound_devices=placement.bound_devices,
         optimal=placement.optimal,
         devices=_promise(evaluator, devices),

@@ -1,8 +1,10 @@
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from igniter_prof.config.workloads import workloads_digest
 from igniter_prof.errors import BadInput
@@ -87,6 +89,12 @@ def test_a_plan_survives_its_file(made: Plan) -> None:
             },
             "throughput_rps is stated as",
         ),
+        (
+            lambda t: {"predicted": t.predicted.model_copy(update={"p95_ms": None})},
+            "p95_ms is stated as no value, predicted is",
+        ),
+        (lambda t: {"predicted": None}, "there is no prediction"),
+        (lambda t: {"instances": 2}, "nothing can be predicted of 2 instances"),
     ],
 )
 def test_a_changed_tenant_is_found(
@@ -105,6 +113,7 @@ def test_a_changed_tenant_is_found(
         ({"bound_devices": None}, "optimal, but none is given"),
         ({"coefficients_hash": "d" * 64}, "made from other coefficients"),
         ({"workloads_hash": "d" * 64}, "made for other workloads"),
+        ({"max_tenants": 2}, "device-2: has 3 tenants, at most 2 may be"),
     ],
 )
 def test_a_changed_plan_is_found(made: Plan, update: dict[str, Any], finding: str) -> None:
@@ -127,6 +136,46 @@ def test_two_devices_of_one_name_are_found(made: Plan) -> None:
     changed = made.model_copy(update={"devices": (made.devices[0], twin, *made.devices[2:])})
 
     assert any("2 devices are named" in each for each in findings(changed))
+
+
+def test_an_imported_plan_may_lack_predictions(made: Plan) -> None:
+    bare = with_tenant(made, lambda t: {"predicted": None})
+
+    assert findings(bare) != []
+    assert findings(bare.model_copy(update={"strategy": "import:igniter"})) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("slo_ms",), math.inf),
+        (("rate_rps",), math.nan),
+        (("batch_size",), 2000),
+        (("instances",), 65),
+        (("predicted", "latency_ms"), math.inf),
+        (("predicted", "throughput_rps"), 0.0),
+        (("predicted", "p99_ms"), math.nan),
+    ],
+)
+def test_a_plan_with_impossible_numbers_is_no_plan(
+    made: Plan, place: tuple[str, ...], value: float
+) -> None:
+    document = made.model_dump(mode="json")
+    inner = document["devices"][0]["tenants"][0]
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+
+    with pytest.raises(ValidationError, match=place[-1]):
+        Plan.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    "update", [{"devices": []}, {"bound_devices": math.nan}, {"share_step_pct": 0.0}]
+)
+def test_an_impossible_plan_is_no_plan(made: Plan, update: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(update))):
+        Plan.model_validate({**made.model_dump(mode="json"), **update})
 
 
 def test_numbers_within_rounding_are_equal(made: Plan) -> None:
