@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from igniter_prof import session
 from igniter_prof.load import InputSource, generators
 from igniter_prof.records import (
     AFTER,
@@ -23,7 +22,10 @@ from igniter_prof.records import (
     Usage,
 )
 from igniter_prof.serving import ServeOptions, TenantFailure
-from igniter_prof.session import CellContext, Window, measure, run_cell, usage_between
+from igniter_prof.session import CellContext, Window, measure, run_cell
+from igniter_prof.session import cell as cell_module
+from igniter_prof.session.measuring import usage_between
+from igniter_prof.statistics import latencies_ms
 from tests.kserve import FakeDeployment, KServe, kserve
 
 DEVICE = Device(id="cpu:0", kind="cpu", name="a CPU", cores=(0,))
@@ -87,7 +89,7 @@ def test_only_the_time_in_which_all_are_loaded_counts(two: tuple[KServe, KServe]
         )
         assert max(end for _, end in server.seen_ns) >= last_counted - 40e6
         assert (seen.rows["phase"] == AFTER).any() or server is second
-    latency_ms = session.latencies_ms(window.tenants[1].rows)
+    latency_ms = latencies_ms(window.tenants[1].rows)
     assert latency_ms.min() >= 20
     assert np.median(latency_ms) < 40
 
@@ -140,7 +142,7 @@ def test_a_start_that_drifts_is_left_out(two: tuple[KServe, KServe]) -> None:
     (seen,) = _measure(FakeDeployment([server], [Tenant(model="a")]), stopping=stopping).tenants
     assert seen.stable, seen.verdict
     # either the slow start was measured on its own before the change, or it was forgotten
-    latency_ms = session.latencies_ms(seen.rows)
+    latency_ms = latencies_ms(seen.rows)
     assert latency_ms.std() / latency_ms.mean() < 0.5
 
 
@@ -186,7 +188,7 @@ def test_a_cell_becomes_a_measurement(
     def deploy(device: Device, tenants: Any, *, options: ServeOptions) -> Any:
         return contextlib.nullcontext(FakeDeployment(two[:1], tenants))
 
-    monkeypatch.setattr(session, "deploy", deploy)
+    monkeypatch.setattr(cell_module, "deploy", deploy)
     cell = _cell()
     measurement, (rows,) = run_cell(cell, _context())
     (tenant,) = measurement.tenants
@@ -204,7 +206,7 @@ def test_a_tenant_that_cannot_start_is_a_result(monkeypatch: pytest.MonkeyPatch)
     def deploy(device: Device, tenants: Any, *, options: ServeOptions) -> Any:
         raise TenantFailure(0, "oom", "killed by its memory cap")
 
-    monkeypatch.setattr(session, "deploy", deploy)
+    monkeypatch.setattr(cell_module, "deploy", deploy)
     cell = _cell(tenants=(Tenant(model="a"), Tenant(model="b")))
     measurement, rows = run_cell(cell, _context())
     assert [tenant.status for tenant in measurement.tenants] == ["oom", "invalid"]

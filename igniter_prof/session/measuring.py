@@ -1,32 +1,18 @@
-"""One cell in, one measurement out, all closed again.
-
-::
-
-    deploy ─▶ generators ready ─▶ warm-up ─▶ window … ─▶ drain ─▶ stop ─▶ cool-down
-                                    │          ▲   │
-                                    │  drift:  └───┘ the window begins anew
-                                    └ until every tenant has warmed up
-
-All tenants are loaded from before the window until every request meant for the window has been
-answered, so that each counted request met all its neighbours.
-"""
+"""Measure endpoints that run: warm-up, window, drain (drawn in the package's docstring)."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from igniter_prof.config.devices import client_cores
 from igniter_prof.errors import BadInput, OutsideFailure
-from igniter_prof.files import now_utc
-from igniter_prof.load import CannotTake, Generator, InputSource, generators, prepare
+from igniter_prof.load import CannotTake, Generator, InputSource, prepare
 from igniter_prof.load.worker import Job
 from igniter_prof.monitors import TritonApi, server_times
 from igniter_prof.records import (
@@ -34,40 +20,28 @@ from igniter_prof.records import (
     MEASURED,
     REQUEST_DTYPE,
     WARMUP,
-    Cell,
-    Conditions,
-    Device,
-    Endpoint,
     Load,
-    Measurement,
     ServerTimes,
     Status,
     Stopping,
     Tenant,
-    TenantMeasurement,
     Usage,
 )
 from igniter_prof.serving import (
     Deployment,
-    ServeOptions,
     TenantFailure,
-    deploy,
-    host_conditions,
-    server_conditions,
 )
-from igniter_prof.statistics import Stability, latencies_ms, stability, summarise
+from igniter_prof.statistics import Stability, latencies_ms, stability
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
 Rows = npt.NDArray[np.void]
 TICK_S = 0.05
 CHECK_S = 0.25
-LAG_NS = 1 * NS_PER_MS
-"""A request sent later than that after its intended instant was late."""
 GIVE_UP_AFTER = 10
 """A tenant that failed so many requests without one success is done for."""
 LOG_CHARACTERS = 600
-REST_BUSY = 0.15
-"""A machine whose device's cores are busy for less than this part of the time is at rest."""
+LAG_NS = 1 * NS_PER_MS
+"""A request sent later than that after its intended instant was late."""
 
 
 @dataclass(frozen=True)
@@ -99,181 +73,6 @@ class Window:
         if self.start_ns is None or self.end_ns is None:
             return None
         return (self.end_ns - self.start_ns) / NS_PER_S
-
-
-@dataclass(frozen=True)
-class CellContext:
-    """What all cells of a sweep share."""
-
-    device: Device
-    options: ServeOptions
-    stopping: Stopping
-    sources: Mapping[str, InputSource] = field(default_factory=dict)
-    seed: int = 0
-
-
-# --- the cell function -----------------------------------------------------------------------
-
-
-def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]:
-    """Deploy a cell's tenants, measure them, stop them, and let the machine come to rest.
-
-    A tenant that cannot start, dies, times out or refuses its requests is a result: it has that
-    status, and its neighbours are ``invalid``.
-
-    Returns:
-        The measurement, and for each tenant its raw requests, (n,) of REQUEST_DTYPE.
-
-    Raises:
-        MissingCapability: this machine cannot run the cell at all.
-        OutsideFailure: something other than a tenant failed.
-    """
-    began = time.monotonic()
-    anchor = _Anchor.now()
-    conditions: Conditions | None = None
-    endpoints: tuple[Endpoint, ...] = ()
-    try:
-        with (
-            generators(len(cell.tenants)) as clients,
-            deploy(context.device, cell.tenants, options=context.options) as deployment,
-        ):
-            endpoints = deployment.endpoints
-            conditions = conditions_of(deployment, context.device)
-            window = measure(
-                deployment,
-                clients,
-                loads=[cell.load] * len(cell.tenants),
-                sources=[_source(context, tenant) for tenant in cell.tenants],
-                protocol=cell.protocol,
-                stopping=context.stopping,
-                cores=client_cores(context.device)[0],
-                seed=_seed(context.seed, cell),
-            )
-    except TenantFailure as failure:
-        window = failed_window(cell.tenants, failure)
-    cooldown = come_to_rest(context.device, context.stopping.cooldown_s)
-    tenants = []
-    for index, (tenant, seen) in enumerate(zip(cell.tenants, window.tenants, strict=True)):
-        endpoint = endpoints[index] if endpoints else None
-        tenants.append(
-            TenantMeasurement(
-                tenant=tenant,
-                status=seen.status,
-                detail=seen.detail,
-                stable=seen.stable,
-                verdict=seen.verdict,
-                **_statistics(seen.rows, cell.load, tenant.batch_size, window),
-                server_times=seen.server_times,
-                usage=seen.usage,
-                client_cpu_pct=seen.client_cpu_pct,
-                input_shapes=seen.shapes,
-                threads=endpoint.threads if endpoint else None,
-                model_hash=endpoint.model_hash if endpoint else None,
-                config_hash=endpoint.config_hash if endpoint else None,
-                ready_s=endpoint.ready_s if endpoint else None,
-            )
-        )
-    measurement = Measurement(
-        cell_id=cell.cell_id,
-        cell=cell,
-        tenants=tuple(tenants),
-        conditions=conditions or conditions_of(None, context.device),
-        started_at=anchor.started_at,
-        anchor_monotonic_ns=anchor.monotonic_ns,
-        anchor_wall_ns=anchor.wall_ns,
-        boot_id=anchor.boot_id,
-        window_start_ns=window.start_ns,
-        window_end_ns=window.end_ns,
-        duration_s=round(time.monotonic() - began, 3),
-        cooldown=cooldown,
-    )
-    return measurement, [seen.rows for seen in window.tenants]
-
-
-def _source(context: CellContext, tenant: Tenant) -> InputSource:
-    return context.sources.get(tenant.model) or InputSource(seed=context.seed)
-
-
-def _seed(seed: int, cell: Cell) -> int:
-    return (seed * 1_000_003 + int(cell.cell_id, 16)) % 2**32
-
-
-@dataclass(frozen=True)
-class _Anchor:
-    """Ties the monotonic clock to the wall clock and to the boot that it counts from."""
-
-    started_at: str
-    monotonic_ns: int
-    wall_ns: int
-    boot_id: str | None
-
-    @classmethod
-    def now(cls) -> _Anchor:
-        boot = Path("/proc/sys/kernel/random/boot_id")
-        return cls(
-            started_at=now_utc(),
-            monotonic_ns=time.monotonic_ns(),
-            wall_ns=time.time_ns(),
-            boot_id=boot.read_text().strip() if boot.exists() else None,
-        )
-
-
-def failed_window(tenants: Sequence[Tenant], failure: TenantFailure) -> Window:
-    """The outcome for tenants of which one could not even start."""
-    return _ended([np.zeros(0, REQUEST_DTYPE) for _ in tenants], tenants, failure, None)
-
-
-def _ended(
-    rows: Sequence[Rows],
-    tenants: Sequence[Tenant],
-    failure: TenantFailure,
-    start_ns: int | None,
-) -> Window:
-    """The outcome of a cell in which one tenant failed; its neighbours' numbers mean nothing."""
-    culprit = tenants[failure.index].model
-    return Window(
-        tenants=tuple(
-            Observed(rows=part, status=failure.status, detail=failure.detail)
-            if index == failure.index
-            else Observed(
-                rows=part,
-                status="invalid",
-                detail=f"its neighbour {culprit} (tenant {failure.index + 1}) ended:"
-                f" {failure.status}",
-            )
-            for index, part in enumerate(rows)
-        ),
-        start_ns=start_ns,
-        end_ns=None,
-    )
-
-
-def _statistics(rows: Rows, load: Load, batch_size: int, window: Window) -> dict[str, Any]:
-    """The derived numbers of one tenant, as fields of TenantMeasurement."""
-    counted = rows[rows["phase"] == MEASURED]
-    good = counted[counted["ok"] == 1]
-    found: dict[str, Any] = {"failed_requests": int(len(counted) - len(good))}
-    if len(good) == 0 or window.duration_s is None:
-        return found
-    found["latency"] = summarise(latencies_ms(rows))
-    if load.kind == "closed":
-        # from the first send to the last answer: exact with one in flight
-        span_s = float(good["done_ns"].max() - good["sent_ns"].min()) / NS_PER_S
-    else:
-        span_s = window.duration_s
-        found["latency_intended"] = summarise(latencies_ms(rows, intended=True))
-        found["lagged_pct"] = lagged_pct(counted)
-    found["throughput_rps"] = len(good) * batch_size / span_s
-    return found
-
-
-def lagged_pct(rows: Rows) -> float:
-    """Share of requests that the client itself sent late, in percent. (n,) of REQUEST_DTYPE."""
-    late = np.asarray(rows["sent_ns"] - rows["intended_ns"] > LAG_NS)
-    return 100.0 * float(late.mean())
-
-
-# --- measuring endpoints ---------------------------------------------------------------------
 
 
 def measure(
@@ -595,47 +394,37 @@ def usage_between(before: Usage | None, after: Usage | None) -> Usage | None:
     )
 
 
-# --- surroundings ----------------------------------------------------------------------------
+def failed_window(tenants: Sequence[Tenant], failure: TenantFailure) -> Window:
+    """The outcome for tenants of which one could not even start."""
+    return _ended([np.zeros(0, REQUEST_DTYPE) for _ in tenants], tenants, failure, None)
 
 
-def conditions_of(deployment: Deployment | None, device: Device) -> Conditions:
-    """The conditions under which a deployment (None: it could not start) runs on this host."""
-    cores, apart = client_cores(device)
-    served = server_conditions(deployment) if deployment is not None else {"runtime": "local"}
-    return Conditions(client_cores=cores, client_apart=apart, **host_conditions(), **served)
+def _ended(
+    rows: Sequence[Rows],
+    tenants: Sequence[Tenant],
+    failure: TenantFailure,
+    start_ns: int | None,
+) -> Window:
+    """The outcome of a cell in which one tenant failed; its neighbours' numbers mean nothing."""
+    culprit = tenants[failure.index].model
+    return Window(
+        tenants=tuple(
+            Observed(rows=part, status=failure.status, detail=failure.detail)
+            if index == failure.index
+            else Observed(
+                rows=part,
+                status="invalid",
+                detail=f"its neighbour {culprit} (tenant {failure.index + 1}) ended:"
+                f" {failure.status}",
+            )
+            for index, part in enumerate(rows)
+        ),
+        start_ns=start_ns,
+        end_ns=None,
+    )
 
 
-def come_to_rest(device: Device, limit_s: float) -> str | None:
-    """Wait until the device's cores are nearly idle, at most ``limit_s``; says how it ended."""
-    if limit_s <= 0:
-        return None
-    began = time.monotonic()
-    while True:
-        busy = _busy(device.cores, 0.1)
-        waited_s = time.monotonic() - began
-        if busy < REST_BUSY:
-            return f"at rest after {waited_s:.1f} s"
-        if waited_s >= limit_s:
-            return f"not at rest after {waited_s:.1f} s: cores {busy:.0%} busy"
-
-
-def _busy(cores: tuple[int, ...], over_s: float) -> float:
-    """The busy part of some cores' time (all cores if none are named), read from /proc/stat."""
-
-    def jiffies() -> tuple[int, int]:
-        idle = total = 0
-        for line in Path("/proc/stat").read_text().splitlines():
-            name, *fields = line.split()
-            if not name.startswith("cpu") or name == "cpu":
-                continue
-            if cores and int(name[3:]) not in cores:
-                continue
-            values = [int(value) for value in fields[:8]]
-            idle += values[3] + values[4]
-            total += sum(values)
-        return idle, total
-
-    idle_0, total_0 = jiffies()
-    time.sleep(over_s)
-    idle_1, total_1 = jiffies()
-    return 1.0 - (idle_1 - idle_0) / max(1, total_1 - total_0)
+def lagged_pct(rows: Rows) -> float:
+    """Share of requests that the client itself sent late, in percent. (n,) of REQUEST_DTYPE."""
+    late = np.asarray(rows["sent_ns"] - rows["intended_ns"] > LAG_NS)
+    return 100.0 * float(late.mean())

@@ -1,0 +1,167 @@
+"""The cell function: deploy, measure, stop, rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from igniter_prof.config.devices import client_cores
+from igniter_prof.files import now_utc
+from igniter_prof.load import InputSource, generators
+from igniter_prof.records import (
+    MEASURED,
+    Cell,
+    Conditions,
+    Device,
+    Endpoint,
+    Load,
+    Measurement,
+    Stopping,
+    Tenant,
+    TenantMeasurement,
+)
+from igniter_prof.serving import (
+    ServeOptions,
+    TenantFailure,
+    deploy,
+)
+from igniter_prof.session.measuring import Rows, Window, failed_window, lagged_pct, measure
+from igniter_prof.session.surroundings import come_to_rest, conditions_of
+from igniter_prof.statistics import latencies_ms, summarise
+from igniter_prof.units import NS_PER_S
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """What all cells of a sweep share."""
+
+    device: Device
+    options: ServeOptions
+    stopping: Stopping
+    sources: Mapping[str, InputSource] = field(default_factory=dict)
+    seed: int = 0
+
+
+def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]:
+    """Deploy a cell's tenants, measure them, stop them, and let the machine come to rest.
+
+    A tenant that cannot start, dies, times out or refuses its requests is a result: it has that
+    status, and its neighbours are ``invalid``.
+
+    Returns:
+        The measurement, and for each tenant its raw requests, (n,) of REQUEST_DTYPE.
+
+    Raises:
+        MissingCapability: this machine cannot run the cell at all.
+        OutsideFailure: something other than a tenant failed.
+    """
+    began = time.monotonic()
+    anchor = _Anchor.now()
+    conditions: Conditions | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    try:
+        with (
+            generators(len(cell.tenants)) as clients,
+            deploy(context.device, cell.tenants, options=context.options) as deployment,
+        ):
+            endpoints = deployment.endpoints
+            conditions = conditions_of(deployment, context.device)
+            window = measure(
+                deployment,
+                clients,
+                loads=[cell.load] * len(cell.tenants),
+                sources=[_source(context, tenant) for tenant in cell.tenants],
+                protocol=cell.protocol,
+                stopping=context.stopping,
+                cores=client_cores(context.device)[0],
+                seed=_seed(context.seed, cell),
+            )
+    except TenantFailure as failure:
+        window = failed_window(cell.tenants, failure)
+    cooldown = come_to_rest(context.device, context.stopping.cooldown_s)
+    tenants = []
+    for index, (tenant, seen) in enumerate(zip(cell.tenants, window.tenants, strict=True)):
+        endpoint = endpoints[index] if endpoints else None
+        tenants.append(
+            TenantMeasurement(
+                tenant=tenant,
+                status=seen.status,
+                detail=seen.detail,
+                stable=seen.stable,
+                verdict=seen.verdict,
+                **_statistics(seen.rows, cell.load, tenant.batch_size, window),
+                server_times=seen.server_times,
+                usage=seen.usage,
+                client_cpu_pct=seen.client_cpu_pct,
+                input_shapes=seen.shapes,
+                threads=endpoint.threads if endpoint else None,
+                model_hash=endpoint.model_hash if endpoint else None,
+                config_hash=endpoint.config_hash if endpoint else None,
+                ready_s=endpoint.ready_s if endpoint else None,
+            )
+        )
+    measurement = Measurement(
+        cell_id=cell.cell_id,
+        cell=cell,
+        tenants=tuple(tenants),
+        conditions=conditions or conditions_of(None, context.device),
+        started_at=anchor.started_at,
+        anchor_monotonic_ns=anchor.monotonic_ns,
+        anchor_wall_ns=anchor.wall_ns,
+        boot_id=anchor.boot_id,
+        window_start_ns=window.start_ns,
+        window_end_ns=window.end_ns,
+        duration_s=round(time.monotonic() - began, 3),
+        cooldown=cooldown,
+    )
+    return measurement, [seen.rows for seen in window.tenants]
+
+
+def _source(context: CellContext, tenant: Tenant) -> InputSource:
+    return context.sources.get(tenant.model) or InputSource(seed=context.seed)
+
+
+def _seed(seed: int, cell: Cell) -> int:
+    return (seed * 1_000_003 + int(cell.cell_id, 16)) % 2**32
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    """Ties the monotonic clock to the wall clock and to the boot that it counts from."""
+
+    started_at: str
+    monotonic_ns: int
+    wall_ns: int
+    boot_id: str | None
+
+    @classmethod
+    def now(cls) -> _Anchor:
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return cls(
+            started_at=now_utc(),
+            monotonic_ns=time.monotonic_ns(),
+            wall_ns=time.time_ns(),
+            boot_id=boot.read_text().strip() if boot.exists() else None,
+        )
+
+
+def _statistics(rows: Rows, load: Load, batch_size: int, window: Window) -> dict[str, Any]:
+    """The derived numbers of one tenant, as fields of TenantMeasurement."""
+    counted = rows[rows["phase"] == MEASURED]
+    good = counted[counted["ok"] == 1]
+    found: dict[str, Any] = {"failed_requests": int(len(counted) - len(good))}
+    if len(good) == 0 or window.duration_s is None:
+        return found
+    found["latency"] = summarise(latencies_ms(rows))
+    if load.kind == "closed":
+        # from the first send to the last answer: exact with one in flight
+        span_s = float(good["done_ns"].max() - good["sent_ns"].min()) / NS_PER_S
+    else:
+        span_s = window.duration_s
+        found["latency_intended"] = summarise(latencies_ms(rows, intended=True))
+        found["lagged_pct"] = lagged_pct(counted)
+    found["throughput_rps"] = len(good) * batch_size / span_s
+    return found

@@ -1,0 +1,63 @@
+"""What surrounds a cell: the conditions of host and server, and a machine that comes to rest."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from igniter_prof.config.devices import client_cores
+from igniter_prof.records import (
+    Conditions,
+    Device,
+)
+from igniter_prof.serving import (
+    Deployment,
+    host_conditions,
+    server_conditions,
+)
+
+REST_BUSY = 0.15
+"""A machine whose device's cores are busy for less than this part of the time is at rest."""
+
+
+def conditions_of(deployment: Deployment | None, device: Device) -> Conditions:
+    """The conditions under which a deployment (None: it could not start) runs on this host."""
+    cores, apart = client_cores(device)
+    served = server_conditions(deployment) if deployment is not None else {"runtime": "local"}
+    return Conditions(client_cores=cores, client_apart=apart, **host_conditions(), **served)
+
+
+def come_to_rest(device: Device, limit_s: float) -> str | None:
+    """Wait until the device's cores are nearly idle, at most ``limit_s``; says how it ended."""
+    if limit_s <= 0:
+        return None
+    began = time.monotonic()
+    while True:
+        busy = _busy(device.cores, 0.1)
+        waited_s = time.monotonic() - began
+        if busy < REST_BUSY:
+            return f"at rest after {waited_s:.1f} s"
+        if waited_s >= limit_s:
+            return f"not at rest after {waited_s:.1f} s: cores {busy:.0%} busy"
+
+
+def _busy(cores: tuple[int, ...], over_s: float) -> float:
+    """The busy part of some cores' time (all cores if none are named), read from /proc/stat."""
+
+    def jiffies() -> tuple[int, int]:
+        idle = total = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if not name.startswith("cpu") or name == "cpu":
+                continue
+            if cores and int(name[3:]) not in cores:
+                continue
+            values = [int(value) for value in fields[:8]]
+            idle += values[3] + values[4]
+            total += sum(values)
+        return idle, total
+
+    idle_0, total_0 = jiffies()
+    time.sleep(over_s)
+    idle_1, total_1 = jiffies()
+    return 1.0 - (idle_1 - idle_0) / max(1, total_1 - total_0)
