@@ -139,48 +139,102 @@ def _poisson(
     service: FloatArray, cv: float, rate: float, percentiles: FloatArray
 ) -> tuple[FloatArray, float, float, float]:
     largest = len(service)
-    left = _queue_at_ends(service, cv, rate)
+    left, beyond, decay = _queue_at_ends(service, cv, rate)
     batch = np.clip(np.arange(len(left)), 1, largest)
-    cycle = float(left @ service[batch - 1]) + left[0] / rate
+    cycle = float(left @ service[batch - 1]) + beyond * service[-1] + left[0] / rate
     utilisation = 1.0 - left[0] / rate / cycle
+    mean_batch = float(left @ batch) + beyond * largest
     # arrivals see time averages: in which service does a request come, and behind how many
     during = left * service[batch - 1] / cycle
-    fresh = np.bincount(batch[: largest + 1], weights=during[: largest + 1], minlength=largest + 1)
-    backlog = during[largest:].copy()
+    lost = beyond * service[-1] / cycle
+    met = _largest_met(during + left * batch / mean_batch + lost, largest)
+    fresh = np.bincount(batch[: met + 1], weights=during[: met + 1], minlength=met + 1)
+    backlog = during[met:].copy()
     backlog[0] = fresh[-1]
     pmf, step = _sojourn(
-        service, cv, rate, np.asarray(fresh[1:], dtype=np.float64), backlog, 1.0 - utilisation
+        service[:met], cv, rate, np.asarray(fresh[1:], dtype=np.float64), backlog, 1.0 - utilisation
     )
-    return (
-        _quantiles(pmf, step, percentiles),
-        float(pmf @ np.arange(len(pmf))) * step,
-        utilisation,
-        float(left @ batch),
-    )
+    pmf *= 1.0 - lost
+    sure = len(pmf)
+    if lost > _TAIL:
+        # who came behind more than the chain holds waits at least about this long
+        rounds = (len(left) - 1) // largest - 1
+        shortest = max(rounds - 4.0 * cv * np.sqrt(rounds), 0.5 * rounds) * service[-1]
+        sure = min(sure, int(shortest / step))
+    quantiles, mean = _summary(pmf[:sure], step, percentiles, rate * decay)
+    return quantiles, mean, utilisation, mean_batch
 
 
-def _queue_at_ends(service: FloatArray, cv: float, rate: float) -> FloatArray:
-    """Distribution of the requests that wait when a service ends, shape (longest + 1,)."""
+def _largest_met(weight: FloatArray, largest: int) -> int:
+    """The largest batch that matters, from the weights (n_states,) of queues at ends.
+
+    The grid of time is spread over what is met, not over a largest batch that never fills up.
+    """
+    above = np.cumsum(weight[::-1])[::-1]
+    return int(np.clip(np.count_nonzero(above >= _TAIL) - 1, 1, largest))
+
+
+def _queue_at_ends(service: FloatArray, cv: float, rate: float) -> tuple[FloatArray, float, float]:
+    """Distribution of the requests that wait when a service ends.
+
+    Returns:
+        Probabilities (longest + 1,) of 0, 1, … requests; the probability of more; and the decay u:
+        from there on, each further request is 1/(1 + u) times as likely, which closes the chain.
+    """
     largest = len(service)
+    decay = _decay(rate * float(service[-1]), cv, largest)
+    ratio = 1.0 / (1.0 + decay)
     longest = max(32, 2 * largest, int(4 * rate * service[-1]))
     while True:
         arrivals = _arrivals(rate * service, cv, longest)
-        states = np.arange(longest + 1)
+        states = np.arange(longest + largest + 1)
         batch = np.clip(states, 1, largest)
         waiting = np.maximum(states - largest, 0)
         # from a state, the queue becomes what waits on and what came
-        came = states[None, :] - waiting[:, None]
+        came = states[None, : longest + 1] - waiting[:, None]
         chain = np.where(came >= 0, arrivals[batch[:, None] - 1, np.maximum(came, 0)], 0.0)
-        chain[:, -1] += np.maximum(1.0 - chain.sum(axis=1), 0.0)
+        # all states beyond the last stand in proportion to it
+        chain[longest] += ratio ** np.arange(1, largest + 1) @ chain[longest + 1 :]
+        chain = chain[: longest + 1]
         system = chain.T - np.eye(longest + 1)
         system[0] = 1.0
+        system[0, -1] += 1.0 / decay
         right = np.zeros(longest + 1)
         right[0] = 1.0
         left = np.maximum(np.linalg.solve(system, right), 0.0)
-        left /= left.sum()
-        if left[longest * 7 // 8 :].sum() < _TAIL or longest >= _LONGEST_QUEUE:
-            return np.asarray(left)
+        beyond = float(left[-1]) / decay
+        left, beyond = left / (left.sum() + beyond), beyond / (left.sum() + beyond)
+        if left[longest * 7 // 8 :].sum() + beyond < _TAIL or longest >= _LONGEST_QUEUE:
+            return np.asarray(left), beyond, decay
         longest *= 2
+
+
+def _decay(mean: float, cv: float, largest: int) -> float:
+    """The u > 0 at which ``A(1 + u) = (1 + u)^largest``.
+
+    A is the generating function of the arrivals in a full batch, of ``mean`` requests on average
+    (below ``largest``). Long queues fall off as (1 + u)^-n, and long waits, at an arrival rate λ,
+    as exp(-λ·u·t).
+    """
+    from scipy.optimize import brentq
+
+    shape = np.inf if cv < _DETERMINISTIC else cv**-2
+    # beyond its pole, the generating function does not exist
+    most = shape / mean * (1.0 - 1e-9)
+
+    def over(u: float) -> float:
+        log = mean * u if np.isinf(shape) else -shape * np.log1p(-mean * u / shape)
+        return float(log - largest * np.log1p(u))
+
+    low = min(1e-3 * (largest - mean) / (mean**2 / shape + largest), 0.5 * most)
+    while over(low) >= 0:
+        low /= 8.0
+    high = low
+    while over(high) < 0:
+        if high >= most:
+            return float(most)
+        high = min(2.0 * high, most)
+    return float(brentq(over, low, high, xtol=1e-3 * low))
 
 
 def _arrivals(mean: FloatArray, cv: float, most: int) -> FloatArray:
@@ -358,18 +412,33 @@ def _service_pmf(mean: float, cv: float, step: float) -> FloatArray:
     reach = mean * (1.0 + cv * (9.0 + 14.0 * cv)) / step
     first = max(0, int(mean * (1.0 - 9.0 * cv) / step))
     last = min(_BINS, int(reach) + 2)
-    edges = (np.arange(first, last + 1) - 0.5) * step
+    # each moment is split between its neighbours on the grid: second differences of E[(x - S)+]
+    time = np.maximum(np.arange(first - 1, last + 1) * step, 0.0)
     shape = cv**-2
-    cdf = gammainc(shape, np.maximum(edges, 0.0) * shape / mean)
-    pmf[first:last] = np.diff(cdf)
+    scaled = time * shape / mean
+    early = time * gammainc(shape, scaled) - mean * gammainc(shape + 1.0, scaled)
+    pmf[first:last] = np.maximum(np.diff(early, 2), 0.0)
     return np.asarray(pmf / pmf.sum())
 
 
-def _quantiles(pmf: FloatArray, step: float, percentiles: FloatArray) -> FloatArray:
-    """Percentiles of a distribution on a grid, ms: mass lies evenly around its grid point."""
+def _summary(
+    pmf: FloatArray, step: float, percentiles: FloatArray, decay: float
+) -> tuple[FloatArray, float]:
+    """Percentiles and mean of a distribution on a grid, ms: mass lies evenly around its point.
+
+    What the grid lacks of 1 follows its end, and falls off exponentially with ``decay``, 1/ms.
+    """
     cdf = np.concatenate([[0.0], np.cumsum(pmf)])
     # the least that is ever met, not the rounding before it
     wanted = np.maximum(percentiles / 100.0, 1e-9)
     bin_ = np.clip(np.searchsorted(cdf, wanted), 1, len(pmf))
-    part = np.clip((wanted - cdf[bin_ - 1]) / pmf[bin_ - 1], 0.0, 1.0)
-    return np.asarray(np.maximum((bin_ - 1.5 + part) * step, 0.0))
+    part = np.clip((wanted - cdf[bin_ - 1]) / np.maximum(pmf[bin_ - 1], 1e-300), 0.0, 1.0)
+    end = (len(pmf) - 0.5) * step
+    rest = max(1.0 - float(cdf[-1]), 0.0)
+    quantiles = np.maximum((bin_ - 1.5 + part) * step, 0.0)
+    mean = float(pmf @ np.arange(len(pmf))) * step
+    if rest > _TAIL:
+        beyond = wanted > cdf[-1]
+        quantiles[beyond] = end + np.log(rest / (1.0 - wanted[beyond])) / decay
+        mean += rest * (end + 1.0 / decay)
+    return np.asarray(quantiles), mean

@@ -19,6 +19,26 @@ def test_single_exponential_server_is_m_m_1() -> None:
     assert estimate.mean_batch == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("load", [0.99, 0.999, 0.99999])
+def test_near_saturation_it_still_is_m_m_1(load: float) -> None:
+    estimate = request_latency(np.array([10.0]), 1.0, 100.0 * load, "poisson", PERCENTILES)
+    exact = [-10.0 * np.log(1 - p / 100) / (1.0 - load) for p in PERCENTILES]
+    assert list(estimate.quantiles_ms.values()) == pytest.approx(exact, rel=0.005)
+    assert estimate.mean_ms == pytest.approx(10.0 / (1.0 - load), rel=0.005)
+    assert estimate.utilisation == pytest.approx(load, rel=1e-6)
+
+
+def test_near_saturation_batches_wait_as_in_heavy_traffic() -> None:
+    # the wait of M/G^b/1 near saturation is exponential; its decay solves E[exp(θS)] = (1 + θ/λ)^b
+    service, cv, load = np.full(32, 10.0), 0.5, 0.999
+    rate = load * 32 / 10.0
+    estimate = request_latency(service, cv, 1000.0 * rate, "poisson", [90.0, 99.0, 99.9])
+    theta = 2 * (32 - 32 * load) / (10.0 * load * 32 * cv**2 + 10.0 / load)  # to first order
+    apart = np.diff(list(estimate.quantiles_ms.values()))
+    assert apart == pytest.approx([np.log(10) / theta] * 2, rel=0.01)
+    assert estimate.mean_batch == pytest.approx(32, rel=0.002)
+
+
 @pytest.mark.parametrize("load", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("cv", [0.0, 0.3, 1.0])
 def test_single_server_mean_is_pollaczek_khinchine(load: float, cv: float) -> None:
@@ -53,6 +73,14 @@ def test_an_idle_server_takes_one_service() -> None:
     estimate = request_latency(np.array([10.0, 15.0, 20.0]), 0.0, 0.01, "poisson", [50.0, 99.0])
     assert list(estimate.quantiles_ms.values()) == pytest.approx([10.0, 10.0], rel=0.005)
     assert estimate.mean_batch == pytest.approx(1.0, abs=0.001)
+
+
+def test_a_largest_batch_that_is_never_met_costs_no_accuracy() -> None:
+    # a hundredth of the requests finds the server busy, so that p98 is one service of one
+    service = np.linspace(1.0, 640.0, 64)
+    estimate = request_latency(service, 0.05, 5.0, "poisson", [50.0, 98.0])
+    assert estimate.quantiles_ms[50.0] == pytest.approx(1.0, rel=0.005)
+    assert estimate.quantiles_ms[98.0] == pytest.approx(1.11, rel=0.02)
 
 
 @pytest.mark.parametrize("arrival", ["poisson", "constant"])
