@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from igniter_prof.errors import Infeasible
 from igniter_prof.provisioning.operating import Setting
 from igniter_prof.provisioning.patterns import best_fit, enumerate_patterns
 from igniter_prof.provisioning.problem import DEVICE_PCT, Problem
@@ -57,13 +56,22 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
         }
         chosen = _cover(problem, pool, started, None)
         settled, broken = _settle(least, chosen)
-    devices = [each for pattern, each in settled.items() for _ in range(chosen.times[pattern])]
+    if chosen is not None:
+        devices = [each for pattern, each in settled.items() for _ in range(chosen.times[pattern])]
+    else:
+        devices = _without_cover(problem, least)
+        notes.append(
+            f"the search found no plan within {problem.time_limit_s:g} s: this one is by best fit,"
+            " and a higher --time-limit may need fewer devices"
+            if monotone
+            else "of the patterns that hold, no cover was found: this plan is by best fit"
+        )
     bound: int | None = relaxed_bound(problem, least)
     if not monotone:
         # every bound rests on it: what a pattern needs, its parts need no more
         bound = None
         notes.append("the predictor is not monotone in shares or neighbours: nothing is proven")
-    elif enumeration.complete and chosen.proven:
+    elif enumeration.complete and chosen is not None and chosen.proven:
         bound = chosen.devices
     full = any(len(pattern) == problem.max_tenants < problem.workload_count for pattern in pool)
     if full and len(devices) > shares_bound(problem, least):
@@ -74,7 +82,7 @@ def optimal(problem: Problem, least: LeastShares) -> Placement:
     return Placement(
         devices=tuple(devices),
         bound_devices=bound,
-        optimal=True if bound == len(devices) else None,
+        optimal=True if chosen is not None and bound == len(devices) else None,
         notes=tuple(notes),
     )
 
@@ -149,35 +157,51 @@ STRATEGIES: dict[str, Callable[[Problem, LeastShares], Placement]] = {
 
 def _cover(
     problem: Problem, used_pct: Mapping[Pattern, float], started: float, at_most: int | None
-) -> Cover:
+) -> Cover | None:
+    """The fewest patterns, or None if there is no cover, or none was found in time."""
+    if {index for pattern in used_pct for index in pattern} != set(range(len(problem.classes))):
+        return None
     left_s = problem.time_limit_s - (time.monotonic() - started)
-    found = cover(
+    return cover(
         used_pct,
         [each.count for each in problem.classes],
         time_limit_s=max(left_s, problem.time_limit_s / 4),
         seed=problem.seed,
         at_most=at_most,
     )
-    if found is None:
-        raise Infeasible(
-            f"no plan was found within {problem.time_limit_s:g} s",
-            hint="give it a higher --time-limit",
-        )
-    return found
 
 
 def _settle(
-    least: LeastShares, chosen: Cover
+    least: LeastShares, chosen: Cover | None
 ) -> tuple[dict[Pattern, Configuration], list[Pattern]]:
     """The final configuration of each chosen pattern, and the patterns that have none."""
     settled, broken = {}, []
-    for pattern in sorted(chosen.times):
+    for pattern in sorted(chosen.times if chosen is not None else ()):
         configuration = _settled(least, pattern)
         if configuration is None:
             broken.append(pattern)
         else:
             settled[pattern] = spread(least.problem, least.evaluator, configuration)
     return settled, broken
+
+
+def _without_cover(problem: Problem, least: LeastShares) -> list[Configuration]:
+    """A plan that needs no solver: best fit, and a device each where that does not hold.
+
+    Of a workload that turns out to miss its SLO even so, the notes of the plan say it.
+    """
+    patterns = best_fit(least, time.monotonic() + problem.time_limit_s / 4)
+    settled: dict[Pattern, tuple[Configuration, ...]] = {}
+    for pattern in dict.fromkeys(patterns):
+        whole = _settled(least, pattern)
+        parts = (whole,) if whole is not None else tuple(_alone(least, each) for each in pattern)
+        settled[pattern] = tuple(spread(problem, least.evaluator, part) for part in parts)
+    return [configuration for pattern in patterns for configuration in settled[pattern]]
+
+
+def _alone(least: LeastShares, index: int) -> Configuration:
+    settled = _settled(least, (index,))
+    return settled or Configuration((index,), (_smallest_alone(least, index),))
 
 
 def _contains(pattern: Pattern, part: Pattern) -> bool:

@@ -181,6 +181,36 @@ def test_patterns_that_turn_out_not_to_hold_are_done_without_and_nothing_is_prov
     assert checked(made) == []
 
 
+def test_a_solver_that_runs_out_of_time_leaves_a_plan_by_best_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = planned()
+    monkeypatch.setattr(
+        "igniter_prof.provisioning.strategies.cover", lambda *arguments, **options: None
+    )
+    made = planned()
+
+    assert names(made) == names(exact)
+    assert len(exact.devices) <= len(made.devices) < 9
+    assert made.optimal is None
+    assert made.bound_devices is not None
+    assert made.bound_devices <= len(exact.devices)
+    assert any("no plan within 60 s" in note and "best fit" in note for note in made.notes)
+    assert checked(made) == []
+
+
+def test_without_a_pattern_that_holds_each_workload_gets_a_device_and_nothing_is_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("igniter_prof.provisioning.strategies._settled", lambda *arguments: None)
+    made = planned()
+
+    assert {len(device.tenants) for device in made.devices} == {1}
+    assert names(made) == names(planned(strategy="alone"))
+    assert (made.bound_devices, made.optimal) == (None, None)
+    assert any("best fit" in note for note in made.notes)
+
+
 def test_what_lies_outside_of_the_profile_is_avoided_or_noted() -> None:
     light = [Workload(name="w", model="small", rate_rps=10, slo_ms=100, count=2)]
     predictor = FakePredictor(profiled_share_pct=25)
