@@ -56,7 +56,7 @@ STRETCH = 1.2
 """perf_analyzer's windows are that much longer than the interval that it is told."""
 MIN_FOR_P99 = 200
 """With fewer requests the p99 rests on less than two of them."""
-LOW, HIGH = 0.3, 0.6
+LOW, HIGH = 0.2, 0.5
 """The open loops' rates, as parts of the throughput of one request in flight."""
 METRICS = ("mean_ms", "p50_ms", "p99_ms", "throughput_rps")
 
