@@ -42,6 +42,7 @@ class FakePredictor:
         interference: float = 1.0,
         profiled_batch: int = 8,
         profiled_share_pct: float = 5.0,
+        most_profiled_share_pct: float = 100.0,
         spread: float = 0.1,
     ) -> None:
         self._models = models
@@ -49,6 +50,7 @@ class FakePredictor:
         self._interference = interference
         self._profiled_batch = profiled_batch
         self._profiled_share_pct = profiled_share_pct
+        self._most_profiled_share_pct = most_profiled_share_pct
         self._spread = spread
 
     def _latency_ms(self, tenant: Tenant, batch: int, neighbours: Iterable[Tenant]) -> float:
@@ -91,7 +93,8 @@ class FakePredictor:
         for tenant in tenants:
             if tenant.batch_size > self._profiled_batch:
                 found.append(f"{tenant.model}: batch_size {tenant.batch_size} was not profiled")
-            if (tenant.share_pct or 100) < self._profiled_share_pct:
+            share_pct = tenant.share_pct or 100
+            if not self._profiled_share_pct <= share_pct <= self._most_profiled_share_pct:
                 found.append(f"{tenant.model}: share_pct {tenant.share_pct:g} was not profiled")
         return found
 

@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 )
 @click.option("--max-devices", type=int, help="How many devices there are.  [default: no limit]")
 @click.option(
-    "--extrapolate", is_flag=True, help="Use shares and batch sizes that were not profiled, too."
+    "--extrapolate",
+    is_flag=True,
+    help="Use shares and batch sizes outside of what was profiled, too. (How many tenants share a"
+    " device, and which, --max-tenants alone limits.)",
 )
 @click.option(
     "--time-limit",

@@ -6,7 +6,7 @@ import math
 
 from igniter_prof.errors import Infeasible
 from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting
-from igniter_prof.provisioning.problem import Problem, WorkloadClass
+from igniter_prof.provisioning.problem import DEVICE_PCT, Problem, WorkloadClass
 from igniter_prof.provisioning.shares import LeastShares
 from igniter_prof.records import Workload
 from igniter_prof.units import format_ms
@@ -30,15 +30,20 @@ def refuse_infeasible(problem: Problem, least: LeastShares) -> None:
         return
     if len(reasons) > MAX_SHOWN:
         reasons = [*reasons[:MAX_SHOWN], f"… and {len(reasons) - MAX_SHOWN} more"]
+    hint = "relax the SLO or the rate, or split the workload into several of a lower rate"
+    if any(_top_pct(problem, each.sample) < DEVICE_PCT for each in problem.classes):
+        hint += ", or profile larger shares (--extrapolate plans with them unseen)"
     raise Infeasible(
         "no plan can meet these workloads:\n  - " + "\n  - ".join(reasons),
-        hint="relax the SLO or the rate, or split the workload into several of a lower rate",
+        hint=hint,
     )
 
 
 def explain(problem: Problem, evaluator: Evaluator, each: WorkloadClass) -> str:
     """Why a class cannot be met alone on a device, with the nearest SLO and rate that can."""
     workload = each.sample
+    top_pct = _top_pct(problem, workload)
+    where = "alone on a device" + (f" with {top_pct:g}% of it" if top_pct < DEVICE_PCT else "")
     settings = _alone(problem, workload)
     judged = [_judge(evaluator, workload, setting) for setting in settings]
     predictions = [evaluator.predict([workload], [setting])[0] for setting in settings]
@@ -46,7 +51,7 @@ def explain(problem: Problem, evaluator: Evaluator, each: WorkloadClass) -> str:
     reachable = [j.latency_ms for j in judged if j.sustained and j.latency_ms is not None]
     if most_rps < workload.rate_rps * (1 - 1e-9):
         why = (
-            f"alone on a device it can take {most_rps:.4g} requests/s,"
+            f"{where} it can take {most_rps:.4g} requests/s,"
             f" less than its rate of {workload.rate_rps:g}"
         )
     elif reachable:
@@ -55,7 +60,7 @@ def explain(problem: Problem, evaluator: Evaluator, each: WorkloadClass) -> str:
         share = "" if evaluator.rule.slo_fraction == 1 else f" = {limit_ms:g} ms of it"
         best_ms = min(reachable)
         why = (
-            f"alone on a device its best {what} is {format_ms(best_ms)}, over its SLO of"
+            f"{where} its best {what} is {format_ms(best_ms)}, over its SLO of"
             f" {workload.slo_ms:g} ms{share}"
             if best_ms > limit_ms
             else f"no batch size keeps {what}, filling and rate within its SLO at once"
@@ -111,11 +116,16 @@ def nearest_rate_rps(problem: Problem, evaluator: Evaluator, workload: Workload)
 
 def _alone(problem: Problem, workload: Workload) -> list[Setting]:
     choices = problem.choices[workload.model]
-    share_pct = choices.shares_pct[-1]
+    share_pct = _top_pct(problem, workload)
     settings = [Setting(batch, share_pct) for batch in choices.batch_sizes]
     limit = problem.rule.max_batch
     allowed = [each for each in settings if limit is None or each.batch_size <= limit]
     return allowed or settings[:1]
+
+
+def _top_pct(problem: Problem, workload: Workload) -> float:
+    """The largest share that may be chosen for a workload."""
+    return problem.choices[workload.model].shares_pct[-1]
 
 
 def _judge(evaluator: Evaluator, workload: Workload, setting: Setting) -> Judgement:

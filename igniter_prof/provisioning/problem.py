@@ -127,13 +127,16 @@ def choices_for(
     """What may be chosen for each model, and notes about where that was narrowed.
 
     Batch sizes are the powers of two that were profiled; shares are the grid from the smallest
-    one that was. A share below all that was measured would rest on extrapolating 1/share, where
-    the fitted curve is steepest. ``extrapolate`` gives the whole grid, and batches up to 64.
-    Models of which nothing is known to be profiled get everything.
+    to the largest that was. A share below all that was measured would rest on extrapolating
+    1/share, where the fitted curve is steepest; of one above, nothing says that it still helps.
+    ``extrapolate`` gives the whole grid, and batches up to 64. Models of which nothing on the grid
+    was profiled get everything.
     """
     grid = share_grid(share_step_pct)
     powers = tuple(2**power for power in range(LARGEST_BATCH.bit_length()))
-    choices, notes = {}, []
+    choices: dict[str, Choices] = {}
+    # what is told of several models alike is told once
+    narrowed: dict[str, list[str]] = {}
     for model in sorted(set(models)):
         given = tuple(sorted(set(batch_sizes.get(model, ())))) if batch_sizes else ()
         batches, shares = given or powers, grid
@@ -146,13 +149,15 @@ def choices_for(
             }
             if inside:
                 batches = given or tuple(sorted({batch for batch, _ in inside}))
-                least = min(share for _, share in inside)
-                shares = tuple(share for share in grid if share >= least)
-                if least > grid[0]:
-                    notes.append(
-                        f"{model}: no share below {least:g}% was profiled, so none is planned"
-                    )
+                shares = tuple(sorted({share for _, share in inside}))
+                if shares[0] > grid[0]:
+                    what = f"no share below {shares[0]:g}% was profiled ({{}}), so none is planned"
+                    narrowed.setdefault(what, []).append(model)
+                if shares[-1] < grid[-1]:
+                    what = f"no share above {shares[-1]:g}% was profiled ({{}}), so none is planned"
+                    narrowed.setdefault(what, []).append(model)
             else:
-                notes.append(f"{model}: nothing on the grid was profiled; the plan extrapolates")
+                what = "nothing on the grid was profiled ({}), so the plan extrapolates"
+                narrowed.setdefault(what, []).append(model)
         choices[model] = Choices(batches, shares)
-    return choices, notes
+    return choices, [what.format(", ".join(names)) for what, names in narrowed.items()]
