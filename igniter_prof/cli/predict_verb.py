@@ -30,8 +30,7 @@ def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> N
 
     keep_inputs(out, coefficients, cells_path)
     model = predictor(load_coefficients(coefficients))
-    one_knob = model.coefficients.device.kind == "cpu"
-    table = read_cells(cells_path, models=model.models, one_knob=one_knob)
+    table = read_cells(cells_path, models=model.models, device=model.coefficients.device)
     cells = table.cells
     predictions = model.predict(cells)
     write_answers(out, table, [[each.model_dump() for each in cell] for cell in predictions])

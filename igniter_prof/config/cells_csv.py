@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.files import read_text, write_csv
-from igniter_prof.records import Tenant
+from igniter_prof.records import Device, Tenant
 
 _FIELDS = (
     "model",
@@ -27,6 +27,8 @@ _FIELDS = (
 )
 _ANSWERS = ("latency_ms", "latency_low_ms", "latency_high_ms")
 _NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>[1-9]\d*)")
+_MISTYPED = re.compile(rf"(?P<name>{'|'.join(_FIELDS)})[\W_]*(?P<number>\d*)", re.IGNORECASE)
+"""A tenant's column without its number, or with another way to write it."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,19 @@ class CellTable:
 
 
 def read_cells(
-    path: Path, *, models: Collection[str] | None = None, one_knob: bool = False
+    path: Path, *, models: Collection[str] | None = None, device: Device | None = None
 ) -> CellTable:
     """Read cells.
 
     Columns ``model_k`` and ``batch_size_k`` are needed for tenant 1; ``share_pct_k``,
     ``input_scale_k``, ``instances_k``, ``cpu_cores_k``, ``memory_mib_k`` may be there. A column
-    that does not end in a number is kept, unread.
+    that does not end in a number is kept, unread, unless its name is that of a tenant's column.
 
     Args:
         path: the CSV file.
         models: the models that are known; None: any.
-        one_knob: share and core cap are the same knob (a CPU device): only one may be set.
+        device: that the cells are for, where that is known. On a CPU device the share and the core
+            cap are the same knob: only one may be set, and together they are at most the device.
 
     Raises:
         BadInput: with the file, its line, and the column.
@@ -75,7 +78,7 @@ def read_cells(
         header = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
         numbers = _tenant_numbers(header, path)
         rows = [
-            _row(path, reader.line_num, header, values, numbers, models, one_knob)
+            _row(path, reader.line_num, header, values, numbers, models, device)
             for values in reader
             if any(value.strip() for value in values)
         ]
@@ -113,6 +116,11 @@ def _tenant_numbers(header: list[str], path: Path) -> tuple[int, ...]:
     for column in header:
         match = _NUMBERED.fullmatch(column)
         if match is None:
+            if mistyped := _MISTYPED.fullmatch(column):
+                meant = f"{mistyped['name'].lower()}_{int(mistyped['number'] or 1) or 1}"
+                raise BadInput(
+                    f"unknown column '{column}'", where=where, hint=f"did you mean '{meant}'?"
+                )
             continue
         name, number = match["name"], int(match["number"])
         if name in _ANSWERS:
@@ -145,7 +153,7 @@ def _row(
     values: list[str],
     numbers: tuple[int, ...],
     models: Collection[str] | None,
-    one_knob: bool,
+    device: Device | None,
 ) -> CellRow:
     where = _at(path, line)
     if len(values) != len(header):
@@ -157,12 +165,14 @@ def _row(
             name: text for name in _FIELDS if (text := fields.get(f"{name}_{number}", "").strip())
         }
         if given:
-            tenants[number] = _tenant(given, number, where, models, one_knob)
+            tenants[number] = _tenant(given, number, where, models, device)
     if not tenants:
         raise BadInput("has no tenant", where=where)
-    total = sum(tenant.share_pct or 0.0 for tenant in tenants.values())
+    total = sum(_share_pct(tenant, device) for tenant in tenants.values())
     if total > 100.0 + 1e-6:
-        raise BadInput(f"the shares add up to {total:g}%, over 100%", where=where)
+        capped = any(tenant.share_pct is None and tenant.cpu_cores for tenant in tenants.values())
+        what = "shares and core caps" if capped and _cores(device) else "shares"
+        raise BadInput(f"the {what} add up to {total:g}%, over 100%", where=where)
     return CellRow(line, fields, tenants)
 
 
@@ -171,7 +181,7 @@ def _tenant(
     number: int,
     where: str,
     models: Collection[str] | None,
-    one_knob: bool,
+    device: Device | None,
 ) -> Tenant:
     for name in ("model", "batch_size"):
         if name not in given:
@@ -188,13 +198,33 @@ def _tenant(
         first = error.errors()[0]
         field = f"{first['loc'][0]}_{number}"
         raise BadInput(f"'{field}': {first['msg']}, got {first['input']!r}", where=where) from error
-    if one_knob and tenant.share_pct is not None and tenant.cpu_cores is not None:
+    on_cpu = device is not None and device.kind == "cpu"
+    if on_cpu and tenant.share_pct is not None and tenant.cpu_cores is not None:
         raise BadInput(
             f"share_pct_{number} and cpu_cores_{number} are the same knob on a CPU device",
             where=where,
             hint="set one of them",
         )
+    cores = _cores(device)
+    if cores and tenant.cpu_cores is not None and tenant.cpu_cores > cores:
+        raise BadInput(
+            f"'cpu_cores_{number}' is {tenant.cpu_cores:g}, the device has {cores} cores",
+            where=where,
+        )
     return tenant
+
+
+def _share_pct(tenant: Tenant, device: Device | None) -> float:
+    """What a tenant claims of the device, percent; 0 without a share or cap."""
+    cores = _cores(device)
+    if tenant.share_pct is None and tenant.cpu_cores is not None and cores:
+        return 100.0 * tenant.cpu_cores / cores
+    return tenant.share_pct or 0.0
+
+
+def _cores(device: Device | None) -> int:
+    """How many cores a CPU device has; 0 if it is none, or that is not known."""
+    return len(device.cores) if device is not None and device.kind == "cpu" else 0
 
 
 def _at(path: Path, line: int) -> str:

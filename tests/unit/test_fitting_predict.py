@@ -221,6 +221,16 @@ HEADER = "model_1,batch_size_1,share_pct_1,model_2,batch_size_2,share_pct_2\n"
             "model_1,batch_size_1,share_pct_1,cpu_cores_1\nsmall,1,50,1\n",
             "line 2: share_pct_1 and cpu_cores_1 are the same knob",
         ),
+        ("model_1,batch_size_1,share_pct1\nsmall,1,5\n", "did you mean 'share_pct_1'"),
+        ("model_1,batch_size_1,share_pct\nsmall,1,5\n", "unknown column 'share_pct'"),
+        ("model_1,batch_size_1,Share_Pct-2\nsmall,1,5\n", "did you mean 'share_pct_2'"),
+        ("model_1,batch_size_1,cpu_cores_01\nsmall,1,1\n", "did you mean 'cpu_cores_1'"),
+        ("model_1,batch_size_1,cpu_cores_1\nsmall,1,3\n", "'cpu_cores_1' is 3, the device has 2"),
+        (
+            "model_1,batch_size_1,share_pct_1,model_2,batch_size_2,cpu_cores_2\n"
+            "small,1,50,large,1,1\nsmall,1,60,large,1,1\n",
+            "line 3: the shares and core caps add up to 110%, over 100%",
+        ),
     ],
 )
 def test_bad_cells_are_refused_with_their_line(
@@ -229,7 +239,7 @@ def test_bad_cells_are_refused_with_their_line(
     path = tmp_path / "cells.csv"
     path.write_text(text)
     with pytest.raises(BadInput) as caught:
-        read_cells(path, models=model.models, one_knob=True)
+        read_cells(path, models=model.models, device=CPU)
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
 
