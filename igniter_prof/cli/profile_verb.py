@@ -106,7 +106,8 @@ def command(
     remote = sweep.runtime == "remote" and sweep.address is not None
     device = resolve_device(f"remote:{sweep.address}" if remote else sweep.device)
     planned = cells_of(sweep, device.id)
-    if table is not None:
+    if cells_file is not None:
+        table = read_cells(cells_file, device=device)  # now that it is known what it has
         like = planned[0].model_copy(update={"baseline": False, "repeat": 0})
         planned = [like.model_copy(update={"tenants": tenants}) for tenants in table.cells]
         planned = list(dict.fromkeys(planned))

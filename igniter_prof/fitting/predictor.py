@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from igniter_prof.errors import BadInput, did_you_mean
-from igniter_prof.files import read_record
+from igniter_prof.files import parse, read_record
 from igniter_prof.fitting import equations
 from igniter_prof.fitting.equations import PER_MODEL, SHARED, Terms
 from igniter_prof.fitting.latency_models import latency_model
 from igniter_prof.fitting.points import FloatArray, Points, arrange, effective_share
-from igniter_prof.records import Coefficients, Prediction, Tenant
+from igniter_prof.records import Coefficients, Finite, Parameter, Prediction, Record, Tenant
+
+_AGAIN = "make it again: igprof fit"
 
 _OUTSIDE = 0.25
 """How much a factor e beyond what was profiled widens an interval, as a logarithm."""
@@ -26,6 +29,25 @@ _NEVER_TOGETHER = 0.05
 
 _NEVER_BESIDE_ANY = 0.25
 """The same for a model that was only measured alone: its slowdown is a guess."""
+
+
+Interval = tuple[Finite, Finite]
+
+
+class _Intervals(Record, extra="ignore"):
+    """Logarithms of measured over predicted that 90% intervals reach."""
+
+    solo: Interval = (-0.5, 0.5)
+    colocated: Interval = (-0.5, 0.5)
+
+
+class _Extra(Record, extra="ignore"):
+    """``Coefficients.extra`` as the predictor reads it; what is not there has these values."""
+
+    cv: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default={})
+    load_fraction: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
+    interval: _Intervals = _Intervals()
+    measured_together: tuple[tuple[str, str], ...] = ()
 
 
 class Predictor:
@@ -43,14 +65,12 @@ class Predictor:
         self.models: tuple[str, ...] = tuple(coefficients.models)
         self._index = {name: i for i, name in enumerate(self.models)}
         self._terms = _terms(coefficients)
-        extra = coefficients.extra
-        self._cv = np.array([extra.get("cv", {}).get(m, 0.0) for m in self.models])
-        self._load = np.array([extra.get("load_fraction", {}).get(m, 0.0) for m in self.models])
-        intervals = extra.get("interval", {})
-        self._solo = tuple(intervals.get("solo", (-0.5, 0.5)))
-        self._together = tuple(intervals.get("colocated", (-0.5, 0.5)))
+        extra = parse(coefficients.extra, _Extra, "coefficients, extra")
+        self._cv = np.array([extra.cv.get(m, 0.0) for m in self.models])
+        self._load = np.array([extra.load_fraction.get(m, 0.0) for m in self.models])
+        self._solo, self._together = extra.interval.solo, extra.interval.colocated
         self._met = np.zeros((len(self.models), len(self.models)), dtype=bool)
-        for first, second in extra.get("measured_together", ()):
+        for first, second in extra.measured_together:
             if first in self._index and second in self._index:
                 i, j = self._index[first], self._index[second]
                 self._met[i, j] = self._met[j, i] = True
@@ -227,16 +247,41 @@ class Predictor:
 
 
 def predictor(coefficients: Coefficients) -> Predictor:
-    """A predictor from coefficients. Raises BadInput if their latency model is unknown."""
+    """A predictor from coefficients.
+
+    Raises:
+        BadInput: their latency model is unknown, or something of ``extra`` is of the wrong type.
+    """
     return Predictor(coefficients)
 
 
 def load_coefficients(path: Path) -> Coefficients:
-    """Read a coefficients file. Raises BadInput if it is none."""
+    """Read a coefficients file.
+
+    Raises:
+        BadInput: it is none, a parameter is missing or negative, or ``extra`` holds a wrong type.
+    """
     coefficients = read_record(path, Coefficients)
     if not coefficients.models:
-        raise BadInput("holds no models", where=str(path), hint="make it again: igprof fit")
+        raise BadInput("holds no models", where=str(path), hint=_AGAIN)
+    latency_model(coefficients.model)
+    for name, parameters in coefficients.models.items():
+        _check_terms(parameters, PER_MODEL, f"the model '{name}'", path)
+    _check_terms(coefficients.shared, SHARED, "'shared'", path)
+    parse(coefficients.extra, _Extra, f"{path}, extra")
     return coefficients
+
+
+def _check_terms(
+    parameters: Mapping[str, Parameter], wanted: Iterable[str], of: str, path: Path
+) -> None:
+    """Refuse what ``_terms`` would else fill in, and what would make latencies fall or negative."""
+    for name in wanted:
+        if name not in parameters:
+            raise BadInput(f"{of} lacks the parameter '{name}'", where=str(path), hint=_AGAIN)
+        if parameters[name].value < 0:
+            value = parameters[name].value
+            raise BadInput(f"{of}: '{name}' is {value:g}, below 0", where=str(path), hint=_AGAIN)
 
 
 def _terms(coefficients: Coefficients) -> Terms:

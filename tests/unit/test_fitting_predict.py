@@ -150,6 +150,45 @@ def test_truncated_coefficients_are_refused(coefficients_path: Path, tmp_path: P
         load_coefficients(broken)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        (("models", "small", "k4"), None, "the model 'small' lacks the parameter 'k4'"),
+        (("models", "large", "k2_ms", "value"), -1.0, "the model 'large': 'k2_ms' is -1, below 0"),
+        (("models", "large", "k2_ms", "value"), float("nan"), "'models.large.k2_ms.value'"),
+        (("models", "large", "k2_ms", "value"), float("inf"), "'models.large.k2_ms.value'"),
+        (("shared", "cache_util_batch_exponent"), None, "'shared' lacks the parameter"),
+        (("extra", "cv"), [0.1], "'cv'"),
+        (("extra", "cv", "small"), "wide", "'cv.small'"),
+        (("extra", "cv", "small"), -0.1, "'cv.small'"),
+        (("extra", "load_fraction", "small"), 1.5, "'load_fraction.small'"),
+        (("extra", "interval"), 3, "'interval'"),
+        (("extra", "interval", "solo"), [0.1], "'interval.solo"),
+        (("extra", "measured_together"), [["small"]], "'measured_together.0"),
+        (("model",), "other", "no latency model is called 'other'"),
+    ],
+)
+def test_damaged_coefficients_are_refused_with_the_place(
+    coefficients_path: Path, tmp_path: Path, place: tuple[str, ...], value: object, expected: str
+) -> None:
+    document = json.loads(coefficients_path.read_text())
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    assert place[-1] in inner
+    if value is None:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(BadInput) as caught:
+        load_coefficients(path)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value) or place == ("model",)
+
+
 # --- cells as CSV -----------------------------------------------------------------------------
 
 
@@ -254,6 +293,17 @@ def test_bad_cells_leave_no_answer_and_exit_with_2(
     assert caught.value.code == 2
     assert not out.exists()
     assert "line 3" in capsys.readouterr().err
+
+
+def test_cells_to_profile_are_held_against_the_device_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = tmp_path / "cells.csv"
+    cells.write_text("model_1,batch_size_1,cpu_cores_1\nmlp,1,0.5\nmlp,1,100000\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["profile", "--cells", str(cells), "--dry-run"])
+    assert caught.value.code == 2
+    assert "line 3: 'cpu_cores_1' is 100000, the device has" in capsys.readouterr().err
 
 
 def test_ten_thousand_cells_within_two_seconds(coefficients_path: Path, tmp_path: Path) -> None:

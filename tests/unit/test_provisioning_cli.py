@@ -7,6 +7,7 @@ import pytest
 
 from igniter_prof.cli import main
 from igniter_prof.fitting import load_coefficients
+from igniter_prof.fitting.equations import PER_MODEL, SHARED
 from igniter_prof.provisioning import read_plan
 from igniter_prof.records import Coefficients, Device, Parameter
 
@@ -18,7 +19,7 @@ workloads:
 
 
 def parameters(**values: float) -> dict[str, Parameter]:
-    return {name: Parameter(value=value) for name, value in values.items()}
+    return {name: Parameter(value=value) for name, value in {**PER_MODEL, **values}.items()}
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
         profile_hash="p" * 64,
         igprof="0",
         created_at="2026-01-01T00:00:00+00:00",
+        shared={name: Parameter(value=value) for name, value in SHARED.items()},
         models={
             "small": parameters(
                 k2_ms=1.0, k3_ms=2.0, k4=0.05, k5_ms=0.5, alpha_cache=0.3, cache_util=0.5
