@@ -14,6 +14,7 @@ from igniter_prof.provisioning.interface import (
     RequestLatency,
     default_request_latency,
 )
+from igniter_prof.provisioning.names import canonical, known_as
 from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting
 from igniter_prof.provisioning.rules import Rule, rule_of
 from igniter_prof.records import Plan, PlanDevice, PlanTenant, PredictedTenant, Workload
@@ -67,14 +68,17 @@ def check_plan(
     known = set(predictor.models)
     for device in plan.devices:
         findings += _limits(device, plan)
-        unknown = sorted({tenant.model for tenant in device.tenants} - known)
+        names = {tenant.model: known_as(tenant.model, known) for tenant in device.tenants}
+        unknown = sorted(model for model, name in names.items() if name is None)
         if unknown:
             findings.append(
                 f"{device.name}: the coefficients know no model {', '.join(map(repr, unknown))}"
             )
             continue
+        tenants = (t.model_copy(update={"model": names[t.model]}) for t in device.tenants)
+        named = device.model_copy(update={"tenants": tuple(tenants)})
         imported = plan.strategy.startswith("import:")
-        findings += _promises(device, predictor, queueing, rule, imported=imported)
+        findings += _promises(named, predictor, queueing, rule, imported=imported)
     return findings
 
 
@@ -100,7 +104,7 @@ def _placed(plan: Plan, workloads: tuple[Workload, ...]) -> list[str]:
             continue
         for field in ("model", "rate_rps", "slo_ms", "percentile", "arrival"):
             wanted, given = getattr(asked[name], field), getattr(tenant, field)
-            if wanted != given:
+            if wanted != given and (field != "model" or canonical(wanted) != canonical(given)):
                 findings.append(f"workload '{name}': {field} is {given}, asked was {wanted}")
     return findings
 

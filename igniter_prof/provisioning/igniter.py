@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from igniter_prof import __version__
 from igniter_prof.errors import BadInput
 from igniter_prof.files import atomic_write, now_utc, parse, read_json
+from igniter_prof.provisioning.names import canonical
 from igniter_prof.records import Plan, PlanDevice, PlanTenant, Positive, Record
 
 SUFFIX = "_dynamic"
@@ -47,16 +48,19 @@ class FiveLists(Record):
 def import_plan(path: Path) -> Plan:
     """Read one device of an iGniter plan as a plan of ours, without predictions.
 
+    Its networks get the names that they have in our zoo.
+
     Raises:
         BadInput: it is unreadable, a list is missing, or the lists differ in length.
     """
     lists = parse(read_json(path), FiveLists, str(path))
+    models = [canonical(model) for model in lists.models]
     tenants = []
-    for index, model in enumerate(lists.models):
-        number = lists.models[: index + 1].count(model)
+    for index, model in enumerate(models):
+        number = models[: index + 1].count(model)
         tenants.append(
             PlanTenant(
-                workload=model if lists.models.count(model) == 1 else f"{model}-{number}",
+                workload=model if models.count(model) == 1 else f"{model}-{number}",
                 model=model,
                 batch_size=lists.batches[index],
                 share_pct=lists.resources[index],
@@ -116,12 +120,17 @@ def export_plan(plan: Plan, out: Path) -> list[Path]:
 def _lists(device: PlanDevice) -> dict[str, list[str] | list[float] | list[int]]:
     tenants = device.tenants
     return {
-        "models": [t.model + SUFFIX if t.model in NETWORKS else t.model for t in tenants],
+        "models": [_their_name(t.model) for t in tenants],
         "rates": [_plain(t.rate_rps) for t in tenants],
         "slos": [_plain(t.slo_ms / 2) for t in tenants],
         "resources": [_plain(t.share_pct) for t in tenants],
         "batches": [t.batch_size for t in tenants],
     }
+
+
+def _their_name(model: str) -> str:
+    name = canonical(model)
+    return name + SUFFIX if name in NETWORKS else model
 
 
 def _plain(value: float) -> float:

@@ -19,9 +19,9 @@ from igniter_prof.provisioning.operating import Evaluator
 from igniter_prof.provisioning.problem import (
     Problem,
     WorkloadClass,
-    check_models,
     choices_for,
     classes_of,
+    with_known_models,
 )
 from igniter_prof.provisioning.rules import rule_of
 from igniter_prof.provisioning.shares import Configuration, LeastShares
@@ -85,8 +85,7 @@ def plan(
         raise BadInput(f"the time limit must be over 0 s, got {time_limit_s:g}")
     if not workloads:
         raise BadInput("there are no workloads to place")
-    check_models(workloads, predictor)
-    classes = classes_of(expand(tuple(workloads)))
+    classes = classes_of(expand(with_known_models(workloads, predictor)))
     models = {each.sample.model for each in classes}
     choices, narrowed = choices_for(
         predictor, models, share_step_pct, extrapolate=extrapolate, batch_sizes=batch_sizes

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.provisioning.interface import Predictor
+from igniter_prof.provisioning.names import known_as
 from igniter_prof.provisioning.rules import Rule
 from igniter_prof.records import Tenant, Workload
 
@@ -84,19 +85,23 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
 
 
-def check_models(workloads: Sequence[Workload], predictor: Predictor) -> None:
-    """Refuse workloads whose model the coefficients do not know.
+def with_known_models(workloads: Sequence[Workload], predictor: Predictor) -> tuple[Workload, ...]:
+    """The workloads, each model by the name that the coefficients have for it.
 
     Raises:
-        BadInput: names the workload and the nearest known model.
+        BadInput: a model that they do not know, with the workload and the nearest known model.
     """
     known = set(predictor.models)
+    named = []
     for workload in workloads:
-        if workload.model not in known:
+        model = known_as(workload.model, known)
+        if model is None:
             raise BadInput(
                 f"workload '{workload.name}': the coefficients know no model '{workload.model}'",
                 hint=did_you_mean(workload.model, known),
             )
+        named.append(workload.model_copy(update={"model": model}))
+    return tuple(named)
 
 
 def share_grid(step_pct: float) -> tuple[float, ...]:

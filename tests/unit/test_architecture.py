@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "dataset": set(),
     "profiling": {"config", "session", "dataset", "load", "serving", "zoo"},
     "fitting": {"dataset"},
-    "provisioning": {"config", "fitting"},
+    "provisioning": {"config", "fitting", "zoo"},
     "deployment": {"provisioning", "serving", "config"},
     "evaluation": {"deployment", "session", "serving", "load", "config"},
     "reporting": {"dataset"},

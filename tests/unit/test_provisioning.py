@@ -15,6 +15,7 @@ from igniter_prof.provisioning.shares import Configuration, LeastShares, spread
 from igniter_prof.provisioning.solver import ENGINES, cover
 from igniter_prof.records import Plan, Prediction, Tenant, Workload
 from tests.provisioning_fakes import (
+    MODELS,
     FakePredictor,
     as_predictor,
     fake_request_latency,
@@ -250,6 +251,31 @@ def test_what_only_an_unprofiled_share_could_meet_is_infeasible_and_says_so() ->
         planned(hard, predictor=predictor)
     assert "--extrapolate" in str(caught.value.hint)
     assert planned(hard, predictor=predictor, extrapolate=True).devices
+
+
+@pytest.mark.parametrize(
+    ("profiled", "asked"), [("resnet50", "resnet50_dynamic"), ("resnet50_dynamic", "resnet50")]
+)
+def test_a_model_is_planned_and_checked_under_any_of_its_names(profiled: str, asked: str) -> None:
+    predictor = FakePredictor({profiled: MODELS["small"], "large": MODELS["large"]})
+    workloads = [
+        Workload(name="a", model=asked, rate_rps=100, slo_ms=40),
+        Workload(name="b", model=profiled, rate_rps=100, slo_ms=40),
+        Workload(name="c", model="large", rate_rps=20, slo_ms=90),
+    ]
+    made = planned(workloads, predictor=predictor)
+
+    models = {t.workload: t.model for device in made.devices for t in device.tenants}
+    assert models == {"a": profiled, "b": profiled, "c": "large"}
+
+    def found(each: Plan) -> list[str]:
+        return check_plan(each, predictor, workloads, request_latency=fake_request_latency)
+
+    assert found(made) == []
+    text = made.model_dump_json().replace(f'"model":"{profiled}"', f'"model":"{asked}"')
+    assert found(Plan.model_validate_json(text)) == []
+    text = text.replace(f'"model":"{asked}"', '"model":"vgg19"')
+    assert any("know no model 'vgg19'" in each for each in found(Plan.model_validate_json(text)))
 
 
 # --- what cannot be planned -------------------------------------------------------------------

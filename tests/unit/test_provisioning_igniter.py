@@ -23,9 +23,9 @@ def test_the_published_plan_is_as_the_user_means_it() -> None:
     (device,) = import_plan(PUBLISHED).devices
 
     assert [(t.model, t.rate_rps, t.slo_ms, t.share_pct, t.batch_size) for t in device.tenants] == [
-        ("alexnet_dynamic", 1200, 10, 30, 6),
-        ("resnet50_dynamic", 600, 30, 45, 9),
-        ("ssd_dynamic", 50, 40, 15, 1),
+        ("alexnet", 1200, 10, 30, 6),
+        ("resnet50", 600, 30, 45, 9),
+        ("ssd", 50, 40, 15, 1),
     ]
 
 
