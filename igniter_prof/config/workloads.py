@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,7 @@ class WorkloadsFile(Record):
             BadInput: a workload has no model, rate or SLO, or two have one name.
         """
         merged = tuple(_merge(entry, self.defaults) for entry in self.workloads)
-        expand(merged)
+        _refuse_twins(merged)
         return merged
 
 
@@ -71,7 +72,7 @@ def load_workloads(path: Path) -> WorkloadsFile:
         BadInput: with the file, the line and the field; unknown keys get a "did you mean".
     """
     path = Path(path)
-    document, lines = _read_csv(path) if path.suffix == ".csv" else _read_yaml(path)
+    document, lines = _read_csv(path) if path.suffix.lower() == ".csv" else _read_yaml(path)
     entries = []
     for index, (entry, line) in enumerate(zip(document.get("workloads", []), lines, strict=False)):
         where = f"{path}, line {line}"
@@ -106,30 +107,46 @@ def expand(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
     Raises:
         BadInput: two have one name.
     """
-    expanded: list[Workload] = []
-    for workload in workloads:
-        if workload.count == 1:
-            expanded.append(workload)
-        else:
-            expanded += (
-                workload.model_copy(update={"name": f"{workload.name}-{number}", "count": 1})
-                for number in range(1, workload.count + 1)
-            )
-    seen: set[str] = set()
-    for workload in expanded:
-        if workload.name in seen:
-            raise BadInput(
-                f"two workloads are named '{workload.name}'",
-                hint="give each its own name; 'count: n' makes NAME-1 to NAME-n",
-            )
-        seen.add(workload.name)
-    return tuple(expanded)
+    _refuse_twins(workloads)
+    return tuple(
+        workload.model_copy(update={"name": name, "count": 1})
+        for workload in workloads
+        for name in _names(workload)
+    )
 
 
 def workloads_digest(workloads: tuple[Workload, ...]) -> str:
-    """SHA-256 of what is asked for: the same for any order of the file, with or without count."""
-    ordered = sorted(expand(workloads), key=lambda workload: workload.name)
-    return digest_of([workload.model_dump(mode="json") for workload in ordered])
+    """SHA-256 of what is asked for: the same for any order of the file, with or without count.
+
+    Raises:
+        BadInput: two have one name.
+    """
+    _refuse_twins(workloads)
+    expanded = [
+        {**alike, "name": name}
+        for workload in workloads
+        for alike in [workload.model_dump(mode="json") | {"count": 1}]
+        for name in _names(workload)
+    ]
+    return digest_of(sorted(expanded, key=lambda each: str(each["name"])))
+
+
+def _names(workload: Workload) -> list[str]:
+    """The names of what a workload's ``count`` stands for."""
+    if workload.count == 1:
+        return [workload.name]
+    return [f"{workload.name}-{number}" for number in range(1, workload.count + 1)]
+
+
+def _refuse_twins(workloads: tuple[Workload, ...]) -> None:
+    seen: set[str] = set()
+    for name in itertools.chain.from_iterable(map(_names, workloads)):
+        if name in seen:
+            raise BadInput(
+                f"two workloads are named '{name}'",
+                hint="give each its own name; 'count: n' makes NAME-1 to NAME-n",
+            )
+        seen.add(name)
 
 
 def _merge(entry: WorkloadEntry, defaults: WorkloadDefaults, where: str | None = None) -> Workload:

@@ -51,7 +51,7 @@ def test_csv_says_the_same_as_yaml(tmp_path: Path) -> None:
     table = write(
         tmp_path,
         "\ufeffname, model,rate_rps,slo_ms,count,percentile\na,m,10,20,3,\n\nb,m,1.5,8,,90\n",
-        "w.csv",
+        "w.CSV",
     )
     text = write(
         tmp_path,
@@ -84,6 +84,11 @@ def test_csv_says_the_same_as_yaml(tmp_path: Path) -> None:
         ("workloads:\n  - {name: a, model: m, rate_rps: .nan, slo_ms: 5}\n", "line 2", "rate_rps"),
         ("workloads:\n  - {name: a, rate_rps: 1, slo_ms: 5}\n", "line 2, workload 'a'", "no model"),
         ("workloads:\n  - {name: a, model: m, rate_rps: 1, slo_ms: 5, count: 0}\n", "2", "count"),
+        (
+            "workloads:\n  - {name: a, model: m, rate_rps: 1, slo_ms: 5, count: 100001}\n",
+            "2",
+            "count",
+        ),
         (
             "workloads:\n  - {name: a, model: m, rate_rps: 1, slo_ms: 5, percentile: 100}\n",
             "line 2",
@@ -171,6 +176,21 @@ def test_two_workloads_of_one_name_are_refused(tmp_path: Path, names: tuple[str,
         read_workloads(write(tmp_path, "workloads:\n" + "".join(rows)))
 
     assert "workloads.yaml" in str(caught.value.where)
+
+
+def test_a_large_count_is_not_expanded_to_be_read_and_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "workloads: [{name: w, model: m, rate_rps: 1, slo_ms: 1, count: 100000}]"
+
+    def no_copies(*arguments: object, **options: object) -> Workload:
+        raise AssertionError("a workload was copied")
+
+    monkeypatch.setattr(Workload, "model_copy", no_copies)
+    (many,) = read_workloads(write(tmp_path, line))
+    digest = workloads_digest((many,))
+    monkeypatch.undo()
+    assert digest == workloads_digest(expand((many,)))
 
 
 def test_the_digest_is_of_what_is_asked_for() -> None:
