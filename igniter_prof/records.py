@@ -23,6 +23,10 @@ Protocol = Literal["http", "grpc"]
 ServerMode = Literal["own", "shared"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(ge=1, le=1024, description="inferences that a request carries")]
+SharePct = Annotated[float, Field(gt=0, le=100, description="in percent of the device")]
+Instances = Annotated[int, Field(ge=1, le=64)]
+InputScale = Annotated[float, Field(ge=0.1, le=2.0)]
 
 WARMUP, MEASURED, AFTER = 0, 1, 2
 """Phases of a request: before, in, and after the counted window of its cell."""
@@ -74,7 +78,7 @@ class Load(Record):
     kind: LoadKind = "closed"
     concurrency: int = Field(default=1, ge=1, le=1024, description="requests in flight (closed)")
     rate_rps: float | None = Field(default=None, gt=0, description="requests per second (open)")
-    trace_s: tuple[float, ...] | None = Field(default=None, description="send instants (trace)")
+    trace_s: tuple[Finite, ...] | None = Field(default=None, description="send instants (trace)")
 
     @model_validator(mode="after")
     def _complete(self) -> Load:
@@ -315,10 +319,10 @@ class SweepModel(Record):
     """One model of a sweep, and what differs from the sweep's own dimensions."""
 
     name: str
-    batch_sizes: tuple[int, ...] | None = None
-    shares: tuple[float, ...] | None = None
-    instances: tuple[int, ...] | None = None
-    input_scales: tuple[float, ...] | None = None
+    batch_sizes: tuple[BatchSize, ...] | None = None
+    shares: tuple[SharePct, ...] | None = None
+    instances: tuple[Instances, ...] | None = None
+    input_scales: tuple[InputScale, ...] | None = None
     shapes: dict[str, tuple[int, ...]] | None = Field(
         default=None, description="of inputs with dynamic dimensions, without the batch"
     )
@@ -352,17 +356,17 @@ class Sweep(Record):
     address: str | None = Field(default=None, description="of the server (remote)")
     models: tuple[SweepModel, ...] = Field(min_length=1)
     repository: str | None = Field(default=None, description="a Triton model repository")
-    batch_sizes: tuple[int, ...] = (1,)
-    shares: tuple[float, ...] = (100.0,)
-    instances: tuple[int, ...] = (1,)
-    input_scales: tuple[float, ...] = (1.0,)
-    cpu_cores: tuple[float | None, ...] = (None,)
-    memory_mib: tuple[float | None, ...] = (None,)
+    batch_sizes: tuple[BatchSize, ...] = (1,)
+    shares: tuple[SharePct, ...] = (100.0,)
+    instances: tuple[Instances, ...] = (1,)
+    input_scales: tuple[InputScale, ...] = (1.0,)
+    cpu_cores: tuple[Positive | None, ...] = (None,)
+    memory_mib: tuple[Positive | None, ...] = (None,)
     colocate: Literal["none", "pairs", "triples"] | tuple[tuple[str, ...], ...] = "none"
-    colocate_batch_sizes: tuple[int, ...] | None = Field(
+    colocate_batch_sizes: tuple[BatchSize, ...] | None = Field(
         default=None, description="of co-located cells; None: batch_sizes"
     )
-    colocate_shares: tuple[tuple[float, ...], ...] | None = Field(
+    colocate_shares: tuple[tuple[SharePct, ...], ...] | None = Field(
         default=None, description="share splits; None: all of shares that add up to 100 or less"
     )
     colocate_sample: int | None = Field(

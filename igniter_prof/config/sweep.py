@@ -61,28 +61,21 @@ def _check(sweep: Sweep, where: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BadInput(f"model '{twice[0]}' is listed twice", where=where)
-    for model in sweep.models:
-        for share in model.shares or sweep.shares:
-            if not 0 < share <= FULL_SHARE_PCT:
-                raise BadInput(
-                    f"share {share:g} of model '{model.name}' is out of range",
-                    where=f"{where}, shares",
-                    hint="a share is in percent of the device: above 0, at most 100",
-                )
-        for batch in model.batch_sizes or sweep.batch_sizes:
-            if not 1 <= batch <= 1024:
-                raise BadInput(
-                    f"batch size {batch} of model '{model.name}' is out of range",
-                    where=f"{where}, batch_sizes",
-                    hint="a batch size is between 1 and 1024",
-                )
-        for scale in model.input_scales or sweep.input_scales:
-            if not 0.1 <= scale <= 2.0:
-                raise BadInput(
-                    f"input scale {scale:g} of model '{model.name}' is out of range",
-                    where=f"{where}, input_scales",
-                    hint="an input scale is between 0.1 and 2.0",
-                )
+    stopping = sweep.stopping
+    if stopping.max_s < stopping.min_s:
+        raise BadInput(
+            f"the longest window ({stopping.max_s:g} s) is shorter than the shortest"
+            f" ({stopping.min_s:g} s)",
+            where=f"{where}, stopping",
+            hint="--min-time is at most --max-time",
+        )
+    trace_s = sweep.load.trace_s or ()
+    if len(trace_s) > 1 and len(set(trace_s)) == 1:
+        raise BadInput(
+            "all instants of the trace are the same",
+            where=f"{where}, load",
+            hint="trace_s holds the send instants in seconds, which lie apart",
+        )
     if not isinstance(sweep.colocate, str):
         for members in sweep.colocate:
             unknown = sorted(set(members) - set(names))

@@ -165,8 +165,8 @@ def test_bad_input_is_refused_before_anything_starts(profiled: Path, tmp_path: P
     out = tmp_path / "out"
     cases = [
         (("profile", "--models", "resnet5", "--out", out), "resnet50"),
-        (("profile", "--models", "mlp", "--shares", "0", "--out", out), "share 0"),
-        (("profile", "--models", "mlp", "--batch-sizes", "0", "--out", out), "batch size 0"),
+        (("profile", "--models", "mlp", "--shares", "0", "--out", out), "'shares.0'"),
+        (("profile", "--models", "mlp", "--batch-sizes", "0", "--out", out), "'batch_sizes.0'"),
         (("profile", "--models", "mlp", "--device", "cpu:999", "--out", out), "999"),
         (("profile", "--models", "mlp"), "--out"),
         (("profil",), "profile"),
