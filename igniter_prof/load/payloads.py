@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,31 @@ class Payloads:
 
 
 def input_specs(metadata: dict[str, Any], config: dict[str, Any]) -> tuple[InputSpec, ...]:
-    """Read a model's inputs from Triton's metadata and configuration (their JSON forms)."""
+    """Read a model's inputs from Triton's metadata and configuration (their JSON forms).
+
+    Raises:
+        BadInput: they are not as Triton's are, or an input has a type that we cannot send.
+    """
+    where = f"model '{metadata.get('name', 'without a name')}'"
+    try:
+        specs = _input_specs(metadata, config)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"the server's description of its inputs is not understood ({error!r})",
+            where=where,
+            hint="is it a Triton? see GET v2/models/NAME and v2/models/NAME/config",
+        ) from error
+    for spec in specs:
+        if spec.datatype not in DTYPES:
+            raise BadInput(
+                f"input '{spec.name}' is of type {spec.datatype}, which igprof cannot send",
+                where=where,
+                hint=f"known: {', '.join(DTYPES)}",
+            )
+    return specs
+
+
+def _input_specs(metadata: dict[str, Any], config: dict[str, Any]) -> tuple[InputSpec, ...]:
     parameters = {
         name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()
     }
@@ -187,6 +213,7 @@ def prepare(
     shapes: dict[str, tuple[int, ...]] = {}
     bodies = []
     size = 0
+    # the samples are made one by one, so that the limit bounds what is in memory, too
     for sample in samples:
         if not batched:
             sample = {name: array[0] for name, array in sample.items()}
@@ -199,18 +226,19 @@ def prepare(
     return Payloads(bodies=tuple(bodies), shapes=shapes)
 
 
+Sample = dict[str, np.ndarray[Any, Any]]
+"""One request: an array for each input, its first axis the batch."""
+
+
 def _random_samples(
     specs: Sequence[InputSpec], batch_size: int, input_scale: float, source: InputSource
-) -> list[dict[str, Any]]:
+) -> Iterator[Sample]:
     draw = np.random.default_rng(source.seed)
-    samples = []
+    shapes = {
+        spec.name: (batch_size, *scaled_shape(spec, input_scale, source.shapes)) for spec in specs
+    }
     for _ in range(SAMPLES):
-        sample = {}
-        for spec in specs:
-            shape = (batch_size, *scaled_shape(spec, input_scale, source.shapes))
-            sample[spec.name] = _random_array(draw, spec, shape)
-        samples.append(sample)
-    return samples
+        yield {spec.name: _random_array(draw, spec, shapes[spec.name]) for spec in specs}
 
 
 def _random_array(
@@ -221,7 +249,12 @@ def _random_array(
         return np.full(shape, b"igprof", dtype=np.object_)
     if np.issubdtype(dtype, np.floating):
         low, high = spec.value_range or (0.0, 1.0)
-        return draw.uniform(low, high, shape).astype(dtype)
+        if spec.datatype == "FP64":
+            return draw.uniform(low, high, shape)
+        values = draw.random(shape, dtype=np.float32)
+        values *= np.float32(high - low)
+        values += np.float32(low)
+        return values.astype(dtype, copy=False)
     # up to but not including; without a stated range 0 and 1 are valid for flags, masks and any
     # embedding table
     low, high = spec.value_range or (0, 2)
@@ -230,7 +263,7 @@ def _random_array(
 
 def _read_samples(
     specs: Sequence[InputSpec], batch_size: int, input_scale: float, source: InputSource
-) -> list[dict[str, Any]]:
+) -> Iterator[Sample]:
     path = source.path
     assert path is not None
     if not path.exists():
@@ -255,18 +288,20 @@ def _read_samples(
     for spec in specs:
         _check_column(path, spec, columns[spec.name])
     count = min(len(columns[spec.name]) for spec in specs)
-    samples = []
     for start in range(0, min(SAMPLES, max(1, count // batch_size)) * batch_size, batch_size):
         rows = [(start + offset) % count for offset in range(batch_size)]
-        samples.append(
-            {
-                spec.name: np.stack([columns[spec.name][row] for row in rows]).astype(
-                    DTYPES[spec.datatype]
-                )
-                for spec in specs
-            }
-        )
-    return samples
+        yield {spec.name: _batch(path, spec, columns[spec.name], rows) for spec in specs}
+
+
+def _batch(
+    path: Path, spec: InputSpec, column: Sequence[np.ndarray[Any, Any]], rows: Sequence[int]
+) -> np.ndarray[Any, Any]:
+    try:
+        return np.stack([column[row] for row in rows]).astype(DTYPES[spec.datatype], copy=False)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"'{spec.name}' holds what is no {spec.datatype} ({error})", where=str(path)
+        ) from error
 
 
 def _check_column(path: Path, spec: InputSpec, rows: Sequence[np.ndarray[Any, Any]]) -> None:
@@ -293,10 +328,29 @@ Columns = dict[str, list[np.ndarray[Any, Any]]]
 
 def _read_npz(path: Path) -> Columns:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: list(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"is not a readable .npz ({error})", where=str(path)) from error
+        arrays = np.load(path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise BadInput(
+                "is a .npy by its content",
+                where=str(path),
+                hint="a .npz holds an array for each input: np.savez(path, INPUT=array)",
+            )
+        with arrays:
+            columns = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(
+            f"is not a readable .npz ({error})",
+            where=str(path),
+            hint="the file may be truncated; make it again",
+        ) from error
+    for name, array in columns.items():
+        if array.ndim == 0:
+            raise BadInput(
+                f"'{name}' is a single value",
+                where=str(path),
+                hint="the first axis is that of the samples",
+            )
+    return {name: list(array) for name, array in columns.items()}
 
 
 def _read_perf_analyzer_json(path: Path, specs: Sequence[InputSpec]) -> Columns:
@@ -308,6 +362,10 @@ def _read_perf_analyzer_json(path: Path, specs: Sequence[InputSpec]) -> Columns:
     for index, step in enumerate(document["data"]):
         # a stream of steps (for sequence models) is taken as its single steps
         for sample in step if isinstance(step, list) else [step]:
+            if not isinstance(sample, dict):
+                raise BadInput(
+                    "a sample is a mapping of inputs to values", where=f"{path}, data[{index}]"
+                )
             for spec in specs:
                 if spec.name not in sample:
                     raise BadInput(f"has no '{spec.name}'", where=f"{path}, data[{index}]")
@@ -342,7 +400,7 @@ def _json_tensor(value: Any, spec: InputSpec, where: str) -> np.ndarray[Any, Any
             return array.reshape(spec.shape)
         if list(spec.shape).count(-1) == 1:
             return array.reshape(spec.shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"is no {spec.datatype} tensor ({error})", where=where) from error
     return array
 
@@ -374,8 +432,12 @@ def _read_images(
     deviation = np.array([0.229, 0.224, 0.225], np.float32)
     rows = []
     for file in files[: SAMPLES * 64]:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB").resize((width, height)), np.float32) / 255
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB").resize((width, height)), np.float32) / 255
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # SyntaxError: Pillow's word for a broken PNG
+            raise BadInput(f"is no readable image ({error})", where=str(file)) from error
         raw_bytes = DTYPES[spec.datatype] is np.uint8
         array: np.ndarray[Any, Any] = (
             (pixels * 255).astype(np.uint8) if raw_bytes else (pixels - mean) / deviation
@@ -384,7 +446,7 @@ def _read_images(
     return {spec.name: rows}
 
 
-def _encode(model: str, specs: Sequence[InputSpec], sample: dict[str, Any], protocol: str) -> Body:
+def _encode(model: str, specs: Sequence[InputSpec], sample: Sample, protocol: str) -> Body:
     """One request in its wire form, so that nothing is left to encode while the clock runs."""
     if protocol == "grpc":
         from tritonclient.grpc import service_pb2

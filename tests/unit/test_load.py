@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from igniter_prof.errors import BadInput
 from igniter_prof.load import Generator, InputSource, LoadError, prepare
+from igniter_prof.load import payloads as payloads_module
 from igniter_prof.load.arrivals import arrivals_s
 from igniter_prof.load.payloads import input_specs, scaled_shape
 from igniter_prof.load.worker import Job
@@ -157,11 +159,30 @@ def test_perf_analyzer_json_inputs(tmp_path: Path) -> None:
     assert list(np.frombuffer(raw, np.float32)) == flat
 
 
+def _npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def _npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("in.npz", b"not a zip", "not a readable"),
         ("in.json", b'{"date": []}', "no list 'data'"),
+        ("in.npz", _npz(x=np.zeros((4, 3, 2, 2)))[:-30], "not a readable"),
+        ("in.npz", _npy(np.zeros((4, 3, 2, 2))), "is a .npy"),
+        ("in.npz", _npz(x=np.float32(1.0)), "'x' is a single value"),
+        ("in.npz", _npz(x=np.full((4, 3, 2, 2), "text")), "no FP32"),
+        ("in.json", b'{"data": [1, 2]}', "mapping of inputs"),
+        ("in.png", b"no image", "no readable image"),
+        ("in.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "no readable image"),
         ("in.json", b'{"data": [{"y": [1]}]}', "has no 'x'"),
         ("in.json", b'{"data": [{"x": ["a"]}]}', "no FP32 tensor"),
         ("in.txt", b"", "no input format"),
@@ -172,6 +193,48 @@ def test_bad_inputs_are_explained(tmp_path: Path, name: str, content: bytes, mes
     path.write_bytes(content)
     with pytest.raises(BadInput, match=message):
         _prepare(source=InputSource(path=path))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"name": "net", "inputs": [{"name": "x", "datatype": "BF16", "shape": [-1]}]}, "BF16"),
+        ({"name": "net"}, "not understood"),
+        ({}, "not understood"),
+        ({"name": "net", "inputs": [{"name": "x"}]}, "not understood"),
+    ],
+)
+def test_what_a_server_says_of_its_inputs_may_be_unusable(
+    metadata: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        input_specs(metadata, CONFIG)
+
+
+def test_what_is_drawn_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = payloads_module._random_array
+
+    def counted(*arguments: Any) -> Any:
+        drawn.append(arguments)
+        return draw(*arguments)
+
+    monkeypatch.setattr(payloads_module, "_random_array", counted)
+    monkeypatch.setattr(payloads_module, "PAYLOAD_LIMIT_BYTES", 2 * 2 * 3 * 400 * 4)
+    assert len(_prepare().bodies) == len(drawn) == 2
+
+
+def test_random_floats_fill_the_stated_range() -> None:
+    config = {
+        **CONFIG,
+        "parameters": {**CONFIG["parameters"], "value_range:x": {"string_value": "-2,3"}},
+    }
+    payloads = prepare(
+        METADATA, config, batch_size=8, input_scale=1.0, source=InputSource(), protocol="http"
+    )
+    values = np.frombuffer(_decode(payloads.bodies[0])[1], np.float32)
+    assert -2 <= values.min() < -1.9
+    assert 2.9 < values.max() <= 3
 
 
 def test_string_inputs_are_sent_length_prefixed() -> None:
