@@ -392,6 +392,9 @@ class ProfileManifest(Record):
     created_at: str
     igprof: str
     source: str = Field(default="measured", description="measured, merged, or import:<format>")
+    cells_hash: str | None = Field(
+        default=None, description="SHA-256 of the ids of the planned cells; None: not known"
+    )
 
 
 # --- a fitted model --------------------------------------------------------------------------

@@ -44,13 +44,21 @@ def disagreements(conditions: Sequence[Conditions]) -> dict[str, list[object]]:
     return {name: known for name, known in found.items() if len(known) > 1}
 
 
-def require_agreement(measurements: Sequence[Measurement], where: str) -> None:
-    """Refuse to mix what differs.
+def common(conditions: Sequence[Conditions]) -> Conditions:
+    """What is known of conditions that agree, in one record (other fields: those of the first)."""
+    known = {name: values(conditions, name) for name in CONDITIONS_THAT_MUST_AGREE}
+    return conditions[0].model_copy(
+        update={name: found[0] if found else None for name, found in known.items()}
+    )
+
+
+def require_agreement(conditions: Sequence[Conditions], where: str) -> None:
+    """Refuse to mix measurements whose conditions differ.
 
     Raises:
         BadInput: names the fields and their values.
     """
-    found = disagreements([measurement.conditions for measurement in measurements])
+    found = disagreements(conditions)
     if found:
         raise BadInput(
             "measurements under different conditions: "

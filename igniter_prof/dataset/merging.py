@@ -51,7 +51,9 @@ def merge_profiles(sources: Sequence[Path], out: Path) -> Merged:
     cells = [
         (store, measurement) for store in stores for measurement in store.measurements(strict=True)
     ]
-    require_agreement([measurement for _, measurement in cells], " + ".join(map(str, sources)))
+    require_agreement(
+        [measurement.conditions for _, measurement in cells], " + ".join(map(str, sources))
+    )
 
     # a folder that nobody takes for a profile, until it is whole
     building = out.parent / f".{out.name}.merging"

@@ -37,7 +37,7 @@ def noise_of_profiles(paths: Sequence[Path]) -> list[Noise]:
         BadInput: a profile is damaged, or the conditions differ (then it would not be noise).
     """
     measurements = [one for path in paths for one in ProfileStore.open(path).measurements()]
-    require_agreement(measurements, " + ".join(map(str, paths)))
+    require_agreement([one.conditions for one in measurements], " + ".join(map(str, paths)))
     return noise(measurements)
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from igniter_prof.dataset import cellfile
 from igniter_prof.dataset.cellfile import Requests
 from igniter_prof.dataset.conditions import (
+    common,
     differing_fields,
     require_agreement,
     require_device,
@@ -24,7 +25,7 @@ from igniter_prof.dataset.conditions import (
 )
 from igniter_prof.errors import BadInput
 from igniter_prof.files import atomic_write, read_record, write_error, write_json
-from igniter_prof.records import Measurement, ProfileManifest
+from igniter_prof.records import Conditions, Measurement, ProfileManifest
 
 MANIFEST = "profile.json"
 CELLS = "cells"
@@ -41,6 +42,7 @@ class ProfileStore:
         self.path = path
         self.manifest = manifest
         self._lock = lock
+        self._conditions: Conditions | None = None  # of what is stored, once it was asked for
 
     @classmethod
     def create(cls, path: Path, manifest: ProfileManifest) -> ProfileStore:
@@ -49,8 +51,8 @@ class ProfileStore:
         Leftovers of a killed writer are removed. Close it, or use it as a context.
 
         Raises:
-            BadInput: the folder holds another sweep or another device, something that is no
-                profile, or another igprof is writing it.
+            BadInput: the folder holds another sweep, another set of cells or another device,
+                something that is no profile, or another igprof is writing it.
             MissingCapability: no disk space.
         """
         path = Path(path)
@@ -140,10 +142,11 @@ class ProfileStore:
         Args:
             measurement: of this profile's device.
             requests: one (n,) array of REQUEST_DTYPE a tenant, in the order of the tenants; times
-                in ns of the monotonic clock, in the order in which they were sent.
+                in ns of the monotonic clock, in the order in which they ended.
 
         Raises:
-            BadInput: the cell is stored already, or of another device.
+            BadInput: the cell is stored already, of another device, or was measured under
+                conditions that do not agree with those of the stored cells.
             MissingCapability: no disk space; nothing was stored.
             ValueError: the store is not open for writing, or the parts do not fit together.
         """
@@ -157,9 +160,19 @@ class ProfileStore:
         path = self.cell_path(measurement.cell_id)
         if path.exists():
             raise BadInput("this cell is stored already", where=str(path))
+        conditions = [*self._stored_conditions(), measurement.conditions]
+        require_agreement(conditions, str(self.path))
         content = cellfile.encode(measurement, requests)
         with atomic_write(path) as out:
             out.write(content)
+        self._conditions = common(conditions)
+
+    def _stored_conditions(self) -> list[Conditions]:
+        """What is known of the stored cells' conditions: none if none is stored, else one."""
+        if self._conditions is None:
+            stored = [one.conditions for one in self.measurements()]
+            self._conditions = common(stored) if stored else None
+        return [] if self._conditions is None else [self._conditions]
 
     def measurements(self, *, strict: bool = True) -> list[Measurement]:
         """All measurements, by the time at which they started.
@@ -175,7 +188,7 @@ class ProfileStore:
             for measurement in found:
                 where = str(self.cell_path(measurement.cell_id))
                 require_device(measurement, self.manifest.device, where)
-            require_agreement(found, str(self.path))
+            require_agreement([one.conditions for one in found], str(self.path))
         return sorted(found, key=lambda one: (one.anchor_wall_ns, one.cell_id))
 
     def requests(self, cell_id: str) -> list[Requests]:
@@ -247,6 +260,10 @@ def _require_same_sweep(stored: ProfileManifest, asked: ProfileManifest, path: P
     elif stored.sweep != asked.sweep:
         changes = "; ".join(differing_fields(stored.sweep, asked.sweep))
         what = f"another sweep ({changes})"
+    elif None not in (stored.cells_hash, asked.cells_hash) and (
+        stored.cells_hash != asked.cells_hash
+    ):
+        what = "another set of cells"
     else:
         return
     raise BadInput(f"holds {what}", where=str(path), hint="choose another --out")

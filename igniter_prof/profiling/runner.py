@@ -15,7 +15,7 @@ from igniter_prof import __version__
 from igniter_prof.dataset import ProfileStore
 from igniter_prof.files import now_utc
 from igniter_prof.load import InputSource
-from igniter_prof.records import Cell, Measurement, ProfileManifest, Stopping, Sweep
+from igniter_prof.records import Cell, Measurement, ProfileManifest, Stopping, Sweep, digest_of
 from igniter_prof.session import CellContext, run_cell
 
 START_STOP_S = 4.0
@@ -41,11 +41,13 @@ class Outcome:
     measured: int
     """cells measured now; the others were there already"""
     interrupted: bool
+    """ended before all cells were measured"""
     measurements: tuple[Measurement, ...]
+    """of the planned cells, those of earlier runs first"""
 
     @property
     def failed_tenants(self) -> int:
-        """Tenants that did not end ``ok``, over the whole profile."""
+        """Tenants that did not end ``ok``, over all planned cells that are stored."""
         return sum(tenant.status != "ok" for each in self.measurements for tenant in each.tenants)
 
     @property
@@ -84,16 +86,24 @@ def profile(
         on_interrupt: told of the first interrupt.
 
     Raises:
-        BadInput: ``out`` holds something else.
+        BadInput: ``out`` holds something else or a damaged file, or the first cell shows that
+            the conditions are not those of the stored ones.
         OutsideFailure, MissingCapability: a cell could not be measured at all; what was measured
             before is kept.
     """
+    planned = {cell.cell_id for cell in cells}
     manifest = ProfileManifest(
-        sweep=sweep, device=context.device, created_at=now_utc(), igprof=__version__
+        sweep=sweep,
+        device=context.device,
+        created_at=now_utc(),
+        igprof=__version__,
+        cells_hash=digest_of(sorted(planned)),
     )
     measured = 0
     with ProfileStore.create(out, manifest) as store, _finish_first(on_interrupt) as interrupted:
-        done = store.done_ids()
+        # all are read now: a damaged file is to be told of before hours of measuring
+        found = [one for one in store.measurements() if one.cell_id in planned]
+        done = {one.cell_id for one in found}
         for cell in cells:
             if cell.cell_id in done:
                 continue
@@ -103,15 +113,16 @@ def profile(
                 on_cell(len(done), cell)
             measurement, requests = measure_cell(cell, context)
             store.append(measurement, requests)
+            found.append(measurement)
             done.add(cell.cell_id)
             measured += 1
             if on_progress is not None:
-                on_progress(Progress(len(done), len(cells), measurement))
+                on_progress(Progress(len(done), len(planned), measurement))
         return Outcome(
-            cells=len(cells),
+            cells=len(planned),
             measured=measured,
-            interrupted=interrupted.is_set(),
-            measurements=tuple(store.measurements()),
+            interrupted=interrupted.is_set() and done != planned,
+            measurements=tuple(found),
         )
 
 

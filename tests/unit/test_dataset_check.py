@@ -10,7 +10,7 @@ import pytest
 from igniter_prof.dataset import ProfileStore
 from igniter_prof.dataset.checking import check_cell, check_drift, check_profile
 from igniter_prof.records import Measurement, Tenant
-from tests.dataset_samples import CONDITIONS, cell, sample, write
+from tests.dataset_samples import CONDITIONS, cell, sample, smuggle, write
 
 PAIR = cell(Tenant(model="mlp", share_pct=50), Tenant(model="vgg19", share_pct=25, batch_size=4))
 
@@ -34,10 +34,8 @@ def test_a_damaged_cell_is_found_and_the_others_are_checked(tmp_path: Path) -> N
 def test_mixed_conditions_and_foreign_files_are_found(tmp_path: Path) -> None:
     newer = CONDITIONS.model_copy(update={"driver": "2"})
     older = CONDITIONS.model_copy(update={"driver": "1"})
-    path = write(
-        tmp_path / "p",
-        [sample(conditions=older), sample(cell(repeat=1), conditions=newer)],
-    )
+    path = write(tmp_path / "p", [sample(conditions=older)])
+    smuggle(path, *sample(cell(repeat=1), conditions=newer))
     (path / "cells" / "notes.txt").write_text("hello")
     (path / "cells" / ".x.zip.1.tmp").write_text("half")
     findings = {finding.where: finding for finding in check_profile(path)}

@@ -16,7 +16,7 @@ import pytest
 from igniter_prof.dataset import ProfileStore
 from igniter_prof.errors import BadInput, MissingCapability
 from igniter_prof.records import REQUEST_DTYPE, Device, Sweep, SweepModel, Tenant
-from tests.dataset_samples import CONDITIONS, DEVICE, cell, manifest, sample, write
+from tests.dataset_samples import CONDITIONS, DEVICE, cell, manifest, sample, smuggle, write
 
 
 def test_a_cell_comes_back_as_it_was_stored(tmp_path: Path) -> None:
@@ -154,7 +154,14 @@ def test_a_renamed_file_is_refused(tmp_path: Path) -> None:
 
 def test_cells_of_another_device_or_under_other_conditions_are_refused(tmp_path: Path) -> None:
     newer = CONDITIONS.model_copy(update={"triton": "2.60"})
-    path = write(tmp_path / "a", [sample(), sample(cell(repeat=1), conditions=newer)])
+    path = write(tmp_path / "a", [sample()])
+    with (
+        ProfileStore.create(path, manifest()) as store,
+        pytest.raises(BadInput, match=r"triton is 2\.51 and 2\.60"),
+    ):
+        store.append(*sample(cell(repeat=1), conditions=newer))
+    assert len(ProfileStore.open(path).measurements()) == 1
+    smuggle(path, *sample(cell(repeat=1), conditions=newer))
     with pytest.raises(BadInput, match=r"triton is 2\.51 and 2\.60"):
         ProfileStore.open(path).measurements()
     assert len(ProfileStore.open(path).measurements(strict=False)) == 2
@@ -172,6 +179,24 @@ def test_unknown_conditions_agree_with_all(tmp_path: Path) -> None:
     unknown = CONDITIONS.model_copy(update={"triton": None})
     path = write(tmp_path / "p", [sample(), sample(cell(repeat=1), conditions=unknown)])
     assert len(ProfileStore.open(path).measurements()) == 2
+
+
+def test_what_the_first_cell_did_not_know_is_learnt_from_the_next(tmp_path: Path) -> None:
+    unknown, newer = (CONDITIONS.model_copy(update={"triton": it}) for it in (None, "2.60"))
+    with ProfileStore.create(tmp_path / "p", manifest()) as store:
+        store.append(*sample(conditions=unknown))
+        store.append(*sample(cell(repeat=1)))
+        with pytest.raises(BadInput, match=r"triton is 2\.51 and 2\.60"):
+            store.append(*sample(cell(repeat=2), conditions=newer))
+
+
+def test_another_set_of_cells_is_refused_where_it_is_known(tmp_path: Path) -> None:
+    ProfileStore.create(tmp_path / "old", manifest()).close()
+    ProfileStore.create(tmp_path / "old", manifest(cells_hash="1")).close()
+    ProfileStore.create(tmp_path / "new", manifest(cells_hash="1")).close()
+    ProfileStore.create(tmp_path / "new", manifest(cells_hash="1")).close()
+    with pytest.raises(BadInput, match="holds another set of cells"):
+        ProfileStore.create(tmp_path / "new", manifest(cells_hash="2"))
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:

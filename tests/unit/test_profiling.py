@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from igniter_prof.profiling import expected_s, profile
 from igniter_prof.records import Cell, Stopping
 from igniter_prof.serving import ServeOptions
 from igniter_prof.session import CellContext
-from tests.dataset_samples import DEVICE, measured, rows
+from tests.dataset_samples import CONDITIONS, DEVICE, measured, rows
 
 SWEEP = load_sweep(
     None, {"models": ["a", "b"], "shares": (50.0, 100.0), "baseline_every": 0, "device": DEVICE.id}
@@ -30,13 +31,14 @@ class Measure:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.trap: Any = None
+        self.conditions = CONDITIONS
 
     def __call__(self, cell: Cell, context: CellContext) -> Any:
         self.asked.append(cell.cell_id)
         if self.trap is not None:
             self.trap(len(self.asked))
         requests = [rows([5.0] * 20) for _ in cell.tenants]
-        return measured(cell, requests), requests
+        return measured(cell, requests, conditions=self.conditions), requests
 
 
 def _profile(out: Path, measure: Measure, **changes: Any) -> Any:
@@ -79,6 +81,64 @@ def test_the_first_interrupt_finishes_the_cell_in_flight(tmp_path: Path) -> None
     assert outcome.measured == 2
     assert len(ProfileStore.open(tmp_path / "p").done_ids()) == 2
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_during_the_last_cell_leaves_nothing_undone(tmp_path: Path) -> None:
+    measure = Measure()
+    measure.trap = lambda count: os.kill(os.getpid(), signal.SIGINT) if count == 4 else None
+    outcome = _profile(tmp_path / "p", measure)
+    assert (outcome.measured, outcome.interrupted) == (4, False)
+
+
+def test_other_conditions_end_the_sweep_at_its_first_cell(tmp_path: Path) -> None:
+    first = Measure()
+    first.trap = lambda count: os.kill(os.getpid(), signal.SIGINT)
+    _profile(tmp_path / "p", first)
+    second = Measure()
+    second.conditions = CONDITIONS.model_copy(update={"triton": "2.60"})
+    with pytest.raises(BadInput, match="under different conditions: triton"):
+        _profile(tmp_path / "p", second)
+    assert len(second.asked) == 1
+    assert len(ProfileStore.open(tmp_path / "p").done_ids()) == 1
+
+
+def test_a_damaged_file_is_found_before_anything_is_measured(tmp_path: Path) -> None:
+    first = Measure()
+    first.trap = lambda count: os.kill(os.getpid(), signal.SIGINT)
+    _profile(tmp_path / "p", first)
+    (file,) = ProfileStore.open(tmp_path / "p").cell_paths()
+    file.write_bytes(file.read_bytes()[:99])
+    second = Measure()
+    with pytest.raises(BadInput, match="damaged"):
+        _profile(tmp_path / "p", second)
+    assert second.asked == []
+
+
+def test_another_set_of_cells_of_the_same_sweep_is_refused(tmp_path: Path) -> None:
+    profile(SWEEP, CELLS[:2], CONTEXT, tmp_path / "p", measure_cell=Measure())
+    measure = Measure()
+    with pytest.raises(BadInput, match="another set of cells"):
+        profile(SWEEP, CELLS[2:], CONTEXT, tmp_path / "p", measure_cell=measure)
+    assert measure.asked == []
+
+
+def test_progress_counts_the_planned_cells_only(tmp_path: Path) -> None:
+    profile(SWEEP, CELLS[:2], CONTEXT, tmp_path / "p", measure_cell=Measure())
+    path = tmp_path / "p" / "profile.json"
+    older = json.loads(path.read_text())
+    del older["cells_hash"]  # as an igprof wrote it that did not note its cells
+    path.write_text(json.dumps(older))
+    seen: list[tuple[int, int]] = []
+    outcome = profile(
+        SWEEP,
+        CELLS[1:],
+        CONTEXT,
+        tmp_path / "p",
+        measure_cell=Measure(),
+        on_progress=lambda progress: seen.append((progress.done, progress.total)),
+    )
+    assert seen == [(2, 3), (3, 3)]
+    assert (outcome.cells, len(outcome.measurements)) == (3, 3)
 
 
 def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
