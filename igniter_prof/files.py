@@ -8,7 +8,7 @@ import errno
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +22,8 @@ from igniter_prof.records import SCHEMA_VERSION, Record
 
 R = TypeVar("R", bound=BaseModel)
 
+CACHE_HINT = "set XDG_CACHE_HOME to a folder that can be written"
+
 
 def now_utc() -> str:
     """The wall clock as ISO 8601 in UTC, to the second."""
@@ -29,11 +31,32 @@ def now_utc() -> str:
 
 
 def cache_dir() -> Path:
-    """The user's cache of igprof (``$XDG_CACHE_HOME/igprof``), made if it is not there."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(base) / "igprof"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    """The user's cache of igprof (``$XDG_CACHE_HOME/igprof``), made if it is not there.
+
+    Raises:
+        MissingCapability: it cannot be made.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        path = (Path(base) if base else Path.home() / ".cache") / "igprof"
+    except RuntimeError as error:
+        raise MissingCapability("there is no home folder", hint=CACHE_HINT) from error
+    return make_cached(path)
+
+
+def make_cached(folder: Path) -> Path:
+    """Make a folder of the cache, with those above it, if it is not there.
+
+    Raises:
+        MissingCapability: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MissingCapability(
+            f"the cache cannot be used: {error.strerror}", where=str(folder), hint=CACHE_HINT
+        ) from error
+    return folder
 
 
 @contextlib.contextmanager
@@ -47,21 +70,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     path = Path(path).resolve()  # a link stays; what it names is replaced
     if path.exists() and not path.is_file():
         raise BadInput("is no regular file", where=str(path), hint="choose another path")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
-        )
+        # the kernel sets the mode by the umask, which no thread could ask for without changing it
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise write_error(path, error) from error
-    temporary = Path(handle.name)
     try:
-        with handle:
+        with os.fdopen(descriptor, "wb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:

@@ -7,6 +7,7 @@ when its context is left, however it is left; after a ``kill -9`` the next deplo
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igniter_prof import probe
+from igniter_prof import files, probe
 from igniter_prof.errors import MissingCapability
 from igniter_prof.records import Device, Endpoint, Status, Tenant, Usage
 from igniter_prof.serving import logs, marks, triton
@@ -198,7 +199,20 @@ def deploy_local(
         deployment.start(tenants, progress)
         yield deployment
     finally:
-        deployment.close()
+        with uninterrupted():
+            deployment.close()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off interrupts, so that an impatient second Ctrl-C leaves no server behind."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare(
@@ -214,7 +228,7 @@ def prepare(
             hint="name a tritonserver with GPU backends by --triton PATH",
         )
     mark = marks.mint(launched=launched)
-    mark.folder.mkdir()
+    files.make_cached(mark.folder)
     marks.write_state(mark, {"complete": False})
     return LocalDeployment(mark, device, options, installation)
 

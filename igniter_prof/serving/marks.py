@@ -130,9 +130,7 @@ def start_ticks(pid: int) -> int | None:
 
 def runs() -> Path:
     """The folder of all run folders, made if it is not there."""
-    path = files.cache_dir() / "run"
-    path.mkdir(exist_ok=True)
-    return path
+    return files.make_cached(files.cache_dir() / "run")
 
 
 def write_state(mark: Mark, state: dict[str, Any]) -> None:

@@ -59,9 +59,7 @@ class Installation:
 
 def root() -> Path:
     """The folder of everything that belongs to Triton in the cache, made if it is not there."""
-    path = files.cache_dir() / "triton"
-    path.mkdir(exist_ok=True)
-    return path
+    return files.make_cached(files.cache_dir() / "triton")
 
 
 def locate(path: Path | None) -> Path | None:

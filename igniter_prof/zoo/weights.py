@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from igniter_prof.errors import BadInput, IgprofError
-from igniter_prof.files import atomic_write, cache_dir, read_record, write_json
+from igniter_prof.files import atomic_write, cache_dir, make_cached, read_record, write_json
 from igniter_prof.records import Record
 from igniter_prof.zoo.catalog import Network, Port, find
 from igniter_prof.zoo.graph import Graph
@@ -37,9 +37,7 @@ class _KnownHash(Record):
 
 def models_dir() -> Path:
     """The folder of the cache that holds ONNX files."""
-    path = cache_dir() / "models"
-    path.mkdir(exist_ok=True)
-    return path
+    return make_cached(cache_dir() / "models")
 
 
 def build(name: str, weights: Path | None = None) -> Path:
@@ -100,8 +98,7 @@ def file_hash(path: Path) -> str:
     status = path.stat()
     # by identity, not by name: the same weights have a name in every rendered repository
     fresh = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    folder = cache_dir() / "hashes"
-    folder.mkdir(exist_ok=True)
+    folder = make_cached(cache_dir() / "hashes")
     memory = folder / f"{status.st_dev}-{status.st_ino}.json"
     # what cannot be read is made again
     with contextlib.suppress(BadInput):

@@ -119,3 +119,24 @@ def test_a_date_that_is_none_and_a_lone_surrogate_are_bad_input(tmp_path: Path) 
     (tmp_path / "a.json").write_text('{"name": "\\ud800"}')
     with pytest.raises(BadInput, match="not valid JSON"):
         files.read_json(tmp_path / "a.json")
+
+
+def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with files.atomic_write(tmp_path / "a") as out:
+            out.write(b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("base", ["/dev/null", "/proc"])
+def test_an_unusable_cache_is_a_missing_capability(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    with pytest.raises(MissingCapability, match=f"{base}/igprof: the cache.*\n.*XDG_CACHE_HOME"):
+        files.cache_dir()
+    with pytest.raises(MissingCapability):
+        files.make_cached(Path(base) / "run")

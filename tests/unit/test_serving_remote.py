@@ -26,13 +26,21 @@ class FakeTriton(BaseHTTPRequestHandler):
     """Answers as a Triton with the model ``mlp`` that wants a token."""
 
     ready = True
+    slow = 0
+    """That many of the next questions after a model get no answer."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/v2/models/") and type(self).slow > 0:
+            type(self).slow -= 1
+            self.close_connection = True
+            return
         answers: dict[str, dict[str, object]] = {
             "/v2/health/ready": {},
             "/v2": {"name": "triton", "version": "2.51.0"},
             "/v2/models/mlp": {"name": "mlp", "inputs": [{"name": "x"}]},
             "/v2/models/mlp/ready": {},
+            "/v2/models/a%20b%2Fc": {"name": "a b/c", "inputs": [{"name": "x"}]},
+            "/v2/models/a%20b%2Fc/ready": {},
             "/v2/models/stats": {"model_stats": [{"name": "mlp"}]},
         }
         status = 200 if self.path in answers else 400
@@ -115,6 +123,31 @@ def test_a_remote_server_that_goes_away_has_crashed(
         assert ending is not None
         assert ending[0] == "crashed"
         assert "503" in ending[1]
+
+
+def test_a_single_question_without_an_answer_is_no_crash(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with deploy(DEVICE, [Tenant(model="mlp")], options=remote(address)) as deployment:
+        monkeypatch.setattr(FakeTriton, "slow", 1)
+        assert deployment.ending(0) is None
+        assert FakeTriton.slow == 0
+
+
+def test_a_server_that_leaves_between_two_questions_is_an_outside_failure(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeTriton, "slow", 1)
+    with (
+        pytest.raises(OutsideFailure, match="'mlp'"),
+        deploy(DEVICE, [Tenant(model="mlp")], options=remote(address)),
+    ):
+        pass
+
+
+def test_names_of_models_are_quoted(address: str) -> None:
+    with deploy(DEVICE, [Tenant(model="a b/c")], options=remote(address)) as deployment:
+        assert deployment.ending(0) is None
 
 
 def test_tls_is_checked_against_the_given_certificate(certificate: Path) -> None:
