@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igniter_prof.records import MEASURED, LatencySummary, Quantile
-from igniter_prof.units import NS_PER_MS
+from igniter_prof.units import NS_PER_MS, NS_PER_S
 
 Floats = NDArray[np.float64]
 
@@ -68,6 +68,23 @@ def latencies_ms(requests: NDArray[np.void], *, intended: bool = False) -> Float
     start = rows["intended_ns"] if intended else rows["sent_ns"]
     latency: Floats = (rows["done_ns"] - start) / NS_PER_MS
     return latency
+
+
+def answered_rps(requests: NDArray[np.void], start_ns: int, end_ns: int) -> float:
+    """Successful answers per second between two instants, whatever they were meant for.
+
+    Counting the requests meant for the window instead would give the offered rate even where the
+    server cannot keep up.
+
+    Args:
+        requests: (n,), REQUEST_DTYPE, of all phases.
+        start_ns: beginning of the window, on the requests' clock.
+        end_ns: its end, after the beginning.
+    """
+    good = (
+        (requests["ok"] == 1) & (requests["done_ns"] >= start_ns) & (requests["done_ns"] < end_ns)
+    )
+    return float(good.sum()) / ((end_ns - start_ns) / NS_PER_S)
 
 
 def batch_count(samples: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,7 +16,7 @@ import click
 from igniter_prof import __version__
 from igniter_prof.errors import INTERRUPTED, IgprofError
 
-# verb: its one line of help; its module is igniter_prof.cli.<verb>, its command <verb>_command
+# verb: its one line of help; its module is igniter_prof.cli.<verb>_verb, its command `command`
 VERBS = {
     "doctor": "What this machine can do, and how to add what is missing.",
     "zoo": "List and build the networks that come with igprof.",
@@ -83,6 +84,12 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("IGPROF_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started us
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    # as an interrupt: contexts close, nothing is left running
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         status = igprof.main(arguments, prog_name="igprof", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

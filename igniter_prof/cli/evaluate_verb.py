@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,14 @@ def command(
     from igniter_prof.serving import ServeOptions
 
     keep_inputs(out, plan_file)
-    if duration_s <= 0:
-        raise click.UsageError("--duration must be positive")
+    if not 0 < duration_s < math.inf:
+        raise click.UsageError("--duration must be positive, in seconds")
     plan = read_plan(plan_file)
     sources = {}
     for text in inputs:
         model, equals, file = text.partition("=")
+        if equals and model not in {each.model for one in plan.devices for each in one.tenants}:
+            raise click.UsageError(f"--inputs: the plan has no model '{model}'")
         if not equals or not Path(file).exists():
             raise click.UsageError(f"--inputs wants MODEL=FILE with an existing file, got '{text}'")
         sources[model] = InputSource(path=Path(file), seed=seed)

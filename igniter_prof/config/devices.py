@@ -69,8 +69,15 @@ def client_cores(
 
     They are those that are not the device's where there are any, else all that are usable.
     """
+    return spare_cores(device.cores, usable)
+
+
+def spare_cores(
+    used: Sequence[int], usable: Sequence[int] | None = None
+) -> tuple[tuple[int, ...], bool]:
+    """As ``client_cores``, for cores that several devices use."""
     usable = usable_cores() if usable is None else usable
-    spare = tuple(sorted(set(usable) - set(device.cores)))
+    spare = tuple(sorted(set(usable) - set(used)))
     return (spare, True) if spare else (tuple(sorted(usable)), False)
 
 

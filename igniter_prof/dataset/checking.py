@@ -25,7 +25,7 @@ from igniter_prof.records import (
     Quantile,
     TenantMeasurement,
 )
-from igniter_prof.statistics import counted, latencies_ms, summarise
+from igniter_prof.statistics import answered_rps, counted, latencies_ms, summarise
 from igniter_prof.units import NS_PER_S
 
 Level = Literal["error", "warning"]
@@ -235,18 +235,15 @@ def _check_statistics(
 def _check_throughput(
     tenant: TenantMeasurement, rows: Requests, measurement: Measurement
 ) -> Problems:
-    """Inferences over the time from first send to last answer, or over the window."""
+    """A closed loop's inferences from first send to last answer; an open loop's answers."""
     start, end = measurement.window_start_ns, measurement.window_end_ns
     good = rows[counted(rows)]
     if tenant.throughput_rps is None or len(good) == 0 or start is None or end is None:
         return
-    spans_ns = (int(good["done_ns"].max() - good["sent_ns"].min()), end - start)
-    sizes = {tenant.tenant.batch_size, 1} if tenant.tenant.queue_delay_us is not None else None
+    span_ns = max(1, int(good["done_ns"].max() - good["sent_ns"].min()))
     possible = [
-        len(good) * size * NS_PER_S / span
-        for size in sizes or {tenant.tenant.batch_size}
-        for span in spans_ns
-        if span > 0
+        rate * tenant.tenant.batch_size
+        for rate in (len(good) * NS_PER_S / span_ns, answered_rps(rows, start, end))
     ]
     if not any(
         math.isclose(tenant.throughput_rps, rate, rel_tol=THROUGHPUT_TOLERANCE) for rate in possible

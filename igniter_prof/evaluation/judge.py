@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from igniter_prof.records import MEASURED, Load, PlanDevice, PlanTenant, WorkloadResult
 from igniter_prof.session import Observed, lagged_pct
-from igniter_prof.statistics import latencies_ms, summarise
+from igniter_prof.statistics import answered_rps, latencies_ms, summarise
+from igniter_prof.units import NS_PER_S
+
+ROUNDING_PCT = 1e-9
 
 
 def loads_of(device: PlanDevice) -> list[Load]:
@@ -13,7 +16,7 @@ def loads_of(device: PlanDevice) -> list[Load]:
 
 
 def judge(
-    tenant: PlanTenant, device: str, seen: Observed, window_s: float | None
+    tenant: PlanTenant, device: str, seen: Observed, start_ns: int | None, end_ns: int | None
 ) -> WorkloadResult:
     """What one planned tenant was measured to do.
 
@@ -25,7 +28,8 @@ def judge(
         tenant: as planned.
         device: name of the plan's device.
         seen: its requests and how it ended.
-        window_s: length of the counted window, None if there was none.
+        start_ns: beginning of the counted window, None if there was none.
+        end_ns: its end.
     """
     outcome = WorkloadResult(
         workload=tenant.workload,
@@ -42,7 +46,7 @@ def judge(
         predicted=tenant.predicted,
     )
     rows = seen.rows[seen.rows["phase"] == MEASURED]
-    if seen.status != "ok" or len(rows) == 0 or window_s is None:
+    if seen.status != "ok" or len(rows) == 0 or start_ns is None or end_ns is None:
         if seen.status == "ok":
             return outcome.model_copy(update={"detail": "no request fell into the window"})
         return outcome
@@ -56,11 +60,12 @@ def judge(
             "failed_requests": len(rows) - len(latency_ms),
             "latency": summarise(latency_ms) if len(latency_ms) else None,
             "latency_sent": summarise(latencies_ms(rows)) if len(latency_ms) else None,
-            "throughput_rps": len(latency_ms) / window_s,
-            "goodput_rps": within / window_s,
+            "throughput_rps": answered_rps(seen.rows, start_ns, end_ns),
+            "goodput_rps": within / ((end_ns - start_ns) / NS_PER_S),
             "violations_pct": violations_pct,
             "lagged_pct": lagged_pct(rows),
             "executed_batch": times.executed_batch if times else None,
-            "slo_met": bool(violations_pct <= 100.0 - tenant.percentile),
+            # 100 - 99.9 is a little less than 0.1
+            "slo_met": bool(violations_pct <= 100.0 - tenant.percentile + ROUNDING_PCT),
         }
     )

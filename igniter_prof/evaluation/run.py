@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from igniter_prof import __version__
-from igniter_prof.config.devices import client_cores
+from igniter_prof.config.devices import spare_cores
 from igniter_prof.deployment import attached, tenants_of
+from igniter_prof.evaluation.joined import Joined
 from igniter_prof.evaluation.judge import judge, loads_of
 from igniter_prof.files import now_utc
-from igniter_prof.load import InputSource, generators
+from igniter_prof.load import Generator, InputSource, generators
+from igniter_prof.load.worker import OPEN_LOOP_THREADS
 from igniter_prof.records import (
     Conditions,
     Device,
@@ -67,48 +68,37 @@ def evaluate(
     began = time.monotonic()
     stopping = stopping or Stopping()
 
-    def run(planned: PlanDevice, real: Device) -> tuple[list[WorkloadResult], Conditions]:
-        if on_device is not None:
-            on_device(planned.name, real.id)
-        loads = loads_of(planned)
-        serve: contextlib.AbstractContextManager[Deployment] = (
-            contextlib.nullcontext(attached(plan, planned))
-            if launched
-            else deploy(real, tenants_of(planned), options=options)
-        )
-        try:
-            with generators(len(loads)) as clients, serve as deployment:
-                conditions = conditions_of(deployment, real)
-                window = measure(
-                    deployment,
-                    clients,
-                    loads=loads,
-                    sources=[
-                        (sources or {}).get(tenant.model) or InputSource(seed=seed)
-                        for tenant in planned.tenants
-                    ],
-                    protocol=protocol,
-                    stopping=stopping,
-                    cores=client_cores(real)[0],
-                    seed=seed,
-                    # a request of a workload is one inference; the server batches
-                    request_batches=[1] * len(loads),
-                    duration_s=duration_s,
-                )
-        except TenantFailure as failure:
-            conditions = conditions_of(None, real)
-            window = failed_window(tenants_of(planned), failure)
-        if not launched:
-            come_to_rest(real, stopping.cooldown_s)
-        return _judged(planned, window), conditions
-
     results: list[WorkloadResult] = []
     conditions: Conditions | None = None
-    for turn in _turns(plan.devices, devices):
-        with ThreadPoolExecutor(max_workers=len(turn)) as pool:
-            for found, seen in pool.map(lambda pair: run(*pair), turn):
-                results += found
-                conditions = conditions or seen
+    turns = list(_turns(plan.devices, devices))
+    for turn in turns:
+        used = [real for _, real in turn]
+        with contextlib.ExitStack() as stack:
+            clients = stack.enter_context(generators(sum(len(each.tenants) for each, _ in turn)))
+            running: list[tuple[PlanDevice, Deployment]] = []
+            for planned, real in turn:
+                if on_device is not None:
+                    on_device(planned.name, real.id)
+                try:
+                    deployment = (
+                        attached(plan, planned)
+                        if launched
+                        else stack.enter_context(deploy(real, tenants_of(planned), options=options))
+                    )
+                except TenantFailure as failure:
+                    results += _judged(planned, failed_window(tenants_of(planned), failure))
+                    conditions = conditions or conditions_of(None, real)
+                    continue
+                conditions = conditions or conditions_of(deployment, real)
+                running.append((planned, deployment))
+            if running:
+                window = _load(
+                    running, clients, used, stopping, protocol, sources or {}, seed, duration_s
+                )
+                results += _split(running, window)
+        if turn is not turns[-1]:
+            for real in used:
+                come_to_rest(real, stopping.cooldown_s)
     assert conditions is not None  # a plan has at least one device
     return Result(
         plan_hash=plan.digest(),
@@ -123,9 +113,48 @@ def evaluate(
     )
 
 
+def _load(
+    running: Sequence[tuple[PlanDevice, Deployment]],
+    clients: Sequence[Generator],
+    used: Sequence[Device],
+    stopping: Stopping,
+    protocol: str,
+    sources: Mapping[str, InputSource],
+    seed: int,
+    duration_s: float,
+) -> Window:
+    """Load all tenants of some devices at once."""
+    joined = Joined([deployment for _, deployment in running])
+    tenants = [tenant for planned, _ in running for tenant in planned.tenants]
+    return measure(
+        joined,
+        clients[: len(tenants)],
+        loads=[load for planned, _ in running for load in loads_of(planned)],
+        sources=[sources.get(tenant.model) or InputSource(seed=seed) for tenant in tenants],
+        protocol=protocol,
+        stopping=stopping,
+        cores=spare_cores([core for device in used for core in device.cores])[0],
+        seed=seed,
+        # a request of a workload is one inference; the server batches
+        request_batches=[1] * len(tenants),
+        duration_s=duration_s,
+    )
+
+
+def _split(
+    running: Sequence[tuple[PlanDevice, Deployment]], window: Window
+) -> Iterator[WorkloadResult]:
+    """The verdicts of each device's tenants, out of the one window that they were measured in."""
+    first = 0
+    for planned, _ in running:
+        part = window.tenants[first : first + len(planned.tenants)]
+        first += len(planned.tenants)
+        yield from _judged(planned, Window(part, window.start_ns, window.end_ns))
+
+
 def _judged(planned: PlanDevice, window: Window) -> list[WorkloadResult]:
     return [
-        judge(tenant, planned.name, seen, window.duration_s)
+        judge(tenant, planned.name, seen, window.start_ns, window.end_ns)
         for tenant, seen in zip(planned.tenants, window.tenants, strict=True)
     ]
 
@@ -153,6 +182,6 @@ def _notes(
             )
         if (result.lagged_pct or 0) > 5:
             yield (
-                f"{result.workload}: the client sent {result.lagged_pct:.0f} % of its requests over"
-                " 1 ms late; it may be short of cores"
+                f"{result.workload}: {result.lagged_pct:.0f} % of its requests were sent over 1 ms"
+                f" late: the client is short of cores, or {OPEN_LOOP_THREADS} requests were waiting"
             )

@@ -19,7 +19,11 @@ from igniter_prof.load.worker import Job, Report
 from igniter_prof.records import REQUEST_DTYPE
 
 READY_S = 60.0
-_WORKER = "from igniter_prof.load.worker import main; main()"
+# without the current folder on the path: it may hold a random.py
+_WORKER = (
+    "import sys; sys.path = [folder for folder in sys.path if folder];"
+    "from igniter_prof.load.worker import main; main()"
+)
 _ROW_DTYPE = np.dtype(
     [("intended_ns", "<i8"), ("sent_ns", "<i8"), ("done_ns", "<i8"), ("ok", "u1")]
 )
@@ -59,6 +63,9 @@ class Generator:
         self._channel = Connection(ours.detach())
         self._chunks: list[npt.NDArray[np.void]] = []
         self.last_report: Report | None = None
+        self.successes = 0
+        self.failing = 0
+        """Requests that failed since the last success."""
         self._stopped = False
 
     def __enter__(self) -> Generator:
@@ -130,7 +137,14 @@ class Generator:
             return
         self.last_report = message
         if message.rows:
-            self._chunks.append(np.frombuffer(message.rows, _ROW_DTYPE))
+            chunk = np.frombuffer(message.rows, _ROW_DTYPE)
+            self._chunks.append(chunk)
+            good = np.flatnonzero(chunk["ok"])
+            self.successes += len(good)
+            if len(good):
+                self.failing = len(chunk) - 1 - int(good[-1])
+            else:
+                self.failing += len(chunk)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ the next request as long as a thread is free.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import http.client
 import os
@@ -21,14 +22,17 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from urllib.parse import quote
 
 from igniter_prof.load.arrivals import arrivals_s
 from igniter_prof.records import Load
 
 REPORT_S = 0.05
+CONNECT_S = 5.0
 OPEN_LOOP_THREADS = 128
 """Most requests in flight in an open loop; beyond it requests go out late, and are marked so."""
 ROW = struct.Struct("<qqqB")
@@ -81,9 +85,15 @@ class HttpSender:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._path = f"/v2/models/{job.model}/infer"
+        self._path = f"/v2/models/{quote(job.model)}/infer"
         self._headers = dict(job.headers)
         self._connection: http.client.HTTPConnection | None = None
+
+    def connect(self) -> None:
+        """Open the connection before the clock runs; if that fails, the first request will tell."""
+        with contextlib.suppress(OSError):
+            self._connection = self._connect()
+            self._connection.connect()
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._job.tls:
@@ -122,7 +132,7 @@ class HttpSender:
 
 
 class GrpcSender:
-    """Sends ready-made protobuf messages over one gRPC channel (a channel each thread)."""
+    """Sends ready-made protobuf messages over one gRPC channel, which all threads share."""
 
     def __init__(self, job: Job) -> None:
         import grpc
@@ -133,7 +143,6 @@ class GrpcSender:
         options = [
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
-            ("grpc.use_local_subchannel_pool", 1),  # else all channels share one connection
         ]
         if job.tls:
             with_ca = open(job.tls_ca, "rb").read() if job.tls_ca else None  # noqa: PTH123, SIM115
@@ -143,6 +152,11 @@ class GrpcSender:
             self._channel = grpc.insecure_channel(job.address, options)
         # bytes in, bytes out: the message was serialised once, the answer is not of interest
         self._call = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+    def connect(self) -> None:
+        """Open the connection before the clock runs; if that fails, the first request will tell."""
+        with contextlib.suppress(self._grpc.FutureTimeoutError):
+            self._grpc.channel_ready_future(self._channel).result(timeout=CONNECT_S)
 
     def send(self, body: Body) -> None:
         """Send one request and wait for its answer. Raises RequestFailed."""
@@ -160,10 +174,6 @@ class GrpcSender:
             raise RequestFailed(
                 kinds.get(code, "unavailable"), f"{code}: {error.details()}"
             ) from error
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
 
 
 Sender = HttpSender | GrpcSender
@@ -198,8 +208,7 @@ class Shared:
         return bool(ok)
 
 
-def _closed_loop(job: Job, shared: Shared, start_ns: int, index: int) -> None:
-    sender = _sender(job)
+def _closed_loop(job: Job, shared: Shared, sender: Sender, start_ns: int, index: int) -> None:
     bodies = job.bodies
     turn = index
     _sleep_until(start_ns, shared.stop)
@@ -207,7 +216,6 @@ def _closed_loop(job: Job, shared: Shared, start_ns: int, index: int) -> None:
         if not shared.send(sender, bodies[turn % len(bodies)], None):
             shared.stop.wait(0.02)  # a dead server answers at once; do not spin on it
         turn += 1
-    sender.close()
 
 
 class _Schedule:
@@ -231,8 +239,7 @@ class _Schedule:
         return self.index - 1, self.next_ns
 
 
-def _open_loop(job: Job, shared: Shared, schedule: _Schedule) -> None:
-    sender = _sender(job)
+def _open_loop(job: Job, shared: Shared, sender: Sender, schedule: _Schedule) -> None:
     bodies = job.bodies
     while not shared.stop.is_set():
         with schedule.lead:
@@ -243,7 +250,6 @@ def _open_loop(job: Job, shared: Shared, schedule: _Schedule) -> None:
                 break
             shared.in_flight[threading.get_ident()] = intended_ns
         shared.send(sender, bodies[turn % len(bodies)], intended_ns)
-    sender.close()
 
 
 def _sleep_until(instant_ns: int, stop: threading.Event) -> bool:
@@ -260,23 +266,36 @@ def _sleep_until(instant_ns: int, stop: threading.Event) -> bool:
             time.sleep(left_s)
 
 
-def _sender(job: Job) -> Sender:
-    return GrpcSender(job) if job.protocol == "grpc" else HttpSender(job)
+def _senders(job: Job) -> list[Sender]:
+    """A connected sender for each thread."""
+    count = job.load.concurrency if job.load.kind == "closed" else OPEN_LOOP_THREADS
+    senders: list[Sender]
+    if job.protocol == "grpc":
+        senders = [GrpcSender(job)] * count
+        senders[0].connect()
+        return senders
+    senders = [HttpSender(job) for _ in range(count)]
+    for sender in senders:
+        sender.connect()
+    return senders
 
 
-def _start(job: Job, shared: Shared, start_ns: int) -> Callable[[], int | None]:
+def _start(
+    job: Job, shared: Shared, senders: list[Sender], start_ns: int
+) -> Callable[[], int | None]:
     """Start the sending threads; returns a function that tells the oldest unanswered instant."""
     if job.load.kind == "closed":
-        for index in range(job.load.concurrency):
+        for index, sender in enumerate(senders):
             thread = threading.Thread(
-                target=_closed_loop, args=(job, shared, start_ns, index), daemon=True
+                target=_closed_loop, args=(job, shared, sender, start_ns, index), daemon=True
             )
             thread.start()
         return lambda: min(list(shared.in_flight.values()), default=None)
 
     schedule = _Schedule(arrivals_s(job.load, job.seed), start_ns)
-    for _ in range(OPEN_LOOP_THREADS):
-        threading.Thread(target=_open_loop, args=(job, shared, schedule), daemon=True).start()
+    for sender in senders:
+        arguments = (job, shared, sender, schedule)
+        threading.Thread(target=_open_loop, args=arguments, daemon=True).start()
 
     def oldest() -> int | None:
         waiting = [*list(shared.in_flight.values()), schedule.next_ns]
@@ -290,8 +309,7 @@ def serve(channel: Connection) -> None:
     job: Job = channel.recv()
     if job.cores:
         os.sched_setaffinity(0, job.cores)
-    if job.protocol == "grpc":
-        import grpc  # noqa: F401  (imported before the clock runs)
+    senders = _senders(job)
     sys.setswitchinterval(0.0005)
     gc.collect()
     gc.freeze()
@@ -299,7 +317,7 @@ def serve(channel: Connection) -> None:
     channel.send("ready")
     start_ns: int = channel.recv()
     shared = Shared()
-    oldest = _start(job, shared, start_ns)
+    oldest = _start(job, shared, senders, start_ns)
     while True:
         stopping = channel.poll(REPORT_S)
         if stopping:
@@ -329,10 +347,13 @@ def main() -> None:
     """Entry point of the process; ends quietly when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     channel = Connection(int(sys.argv[1]))
+    status = 0
     try:
         serve(channel)
-    except (EOFError, ConnectionError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         pass
-    finally:
-        # requests in flight must not keep the process: its threads are daemons
-        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    # requests in flight must not keep the process: its threads are daemons
+    os._exit(status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from igniter_prof import probe
 from igniter_prof.errors import OutsideFailure
@@ -28,15 +29,15 @@ class TritonApi:
 
     def metadata(self) -> dict[str, Any]:
         """Inputs, outputs and versions of the model. Raises OutsideFailure."""
-        return self._get(f"/v2/models/{self.endpoint.model_name}")
+        return self._get(self._path())
 
     def config(self) -> dict[str, Any]:
         """The model's configuration as the server completed it. Raises OutsideFailure."""
-        return self._get(f"/v2/models/{self.endpoint.model_name}/config")
+        return self._get(f"{self._path()}/config")
 
     def statistics(self) -> dict[str, Any]:
         """Cumulative statistics of the model (all versions summed). Raises OutsideFailure."""
-        answer = self._get(f"/v2/models/{self.endpoint.model_name}/stats")
+        answer = self._get(f"{self._path()}/stats")
         stats: list[dict[str, Any]] = answer["model_stats"]
         return {
             "inferences": sum(int(entry.get("inference_count", 0)) for entry in stats),
@@ -55,6 +56,9 @@ class TritonApi:
                 for part in ("queue", "compute_input", "compute_infer", "compute_output")
             },
         }
+
+    def _path(self) -> str:
+        return f"/v2/models/{quote(self.endpoint.model_name, safe='')}"
 
     def _get(self, path: str) -> dict[str, Any]:
         address = self.endpoint.http_address or ""
@@ -76,8 +80,12 @@ class TritonApi:
         return probe.document(body)
 
 
-def server_times(before: dict[str, Any], after: dict[str, Any]) -> ServerTimes | None:
-    """What happened between two snapshots of ``statistics``; None if nothing was executed."""
+def server_times(
+    before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> ServerTimes | None:
+    """What happened between two snapshots of ``statistics``; None if one lacks or nothing did."""
+    if before is None or after is None:
+        return None
     inferences = after["inferences"] - before["inferences"]
     executions = after["executions"] - before["executions"]
     if inferences <= 0 or executions <= 0:

@@ -30,7 +30,7 @@ from igniter_prof.serving import (
 )
 from igniter_prof.session.measuring import Rows, Window, failed_window, lagged_pct, measure
 from igniter_prof.session.surroundings import come_to_rest, conditions_of
-from igniter_prof.statistics import latencies_ms, summarise
+from igniter_prof.statistics import answered_rps, latencies_ms, summarise
 from igniter_prof.units import NS_PER_S
 
 
@@ -107,7 +107,7 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
         cell_id=cell.cell_id,
         cell=cell,
         tenants=tuple(tenants),
-        conditions=conditions or conditions_of(None, context.device),
+        conditions=conditions or conditions_of(None, context.device, context.options.runtime),
         started_at=anchor.started_at,
         anchor_monotonic_ns=anchor.monotonic_ns,
         anchor_wall_ns=anchor.wall_ns,
@@ -153,15 +153,15 @@ def _statistics(rows: Rows, load: Load, batch_size: int, window: Window) -> dict
     counted = rows[rows["phase"] == MEASURED]
     good = counted[counted["ok"] == 1]
     found: dict[str, Any] = {"failed_requests": int(len(counted) - len(good))}
-    if len(good) == 0 or window.duration_s is None:
+    if len(good) == 0 or window.start_ns is None or window.end_ns is None:
         return found
     found["latency"] = summarise(latencies_ms(rows))
     if load.kind == "closed":
         # from the first send to the last answer: exact with one in flight
         span_s = float(good["done_ns"].max() - good["sent_ns"].min()) / NS_PER_S
+        found["throughput_rps"] = len(good) * batch_size / span_s
     else:
-        span_s = window.duration_s
+        found["throughput_rps"] = batch_size * answered_rps(rows, window.start_ns, window.end_ns)
         found["latency_intended"] = summarise(latencies_ms(rows, intended=True))
         found["lagged_pct"] = lagged_pct(counted)
-    found["throughput_rps"] = len(good) * batch_size / span_s
     return found

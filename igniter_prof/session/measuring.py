@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.load import CannotTake, Generator, InputSource, prepare
+from igniter_prof.load.arrivals import arrivals_s
 from igniter_prof.load.worker import Job
 from igniter_prof.monitors import TritonApi, server_times
 from igniter_prof.records import (
@@ -40,6 +42,8 @@ CHECK_S = 0.25
 GIVE_UP_AFTER = 10
 """A tenant that failed so many requests without one success is done for."""
 LOG_CHARACTERS = 600
+DRAIN_SLACK_S = 2.0
+"""Beyond the requests' own time-out, so that theirs comes first."""
 LAG_NS = 1 * NS_PER_MS
 """A request sent later than that after its intended instant was late."""
 
@@ -115,11 +119,12 @@ def measure(
         for endpoint in deployment.endpoints
     ]
     shapes = []
+    jobs = []
     for index, (endpoint, api) in enumerate(zip(deployment.endpoints, apis, strict=True)):
         try:
             payloads = prepare(
-                api.metadata(),
-                api.config(),
+                _asked(deployment, index, api.metadata),
+                _asked(deployment, index, api.config),
                 batch_size=batches[index],
                 input_scale=endpoint.tenant.input_scale,
                 source=sources[index],
@@ -135,26 +140,27 @@ def measure(
                 where=endpoint.http_address,
                 hint="--grpc-address host:port",
             )
-        clients[index].assign(
-            Job(
-                address=address,
-                protocol=protocol,
-                model=endpoint.model_name,
-                bodies=payloads.bodies,
-                headers=deployment.headers,
-                load=loads[index],
-                seed=seed + index,
-                timeout_s=stopping.request_timeout_s,
-                cores=cores,
-                tls=endpoint.tls,
-                tls_ca=ca_file,
-            )
+        job = Job(
+            address=address,
+            protocol=protocol,
+            model=endpoint.model_name,
+            bodies=payloads.bodies,
+            headers=deployment.headers,
+            load=loads[index],
+            seed=seed + index,
+            timeout_s=stopping.request_timeout_s,
+            cores=cores,
+            tls=endpoint.tls,
+            tls_ca=ca_file,
         )
+        jobs.append(job)
+        clients[index].assign(job)
     for client in clients:
         client.wait_ready()
-    run = _Run(deployment, clients, apis, loads, stopping)
+    run = _Run(deployment, clients, apis, jobs, stopping)
     try:
-        return run.window(duration_s, shapes)
+        with _on_cores(cores):
+            return run.window(duration_s, shapes)
     except TenantFailure as failure:
         for client in clients:
             with contextlib.suppress(OutsideFailure):
@@ -167,6 +173,30 @@ def measure(
         )
 
 
+T = TypeVar("T")
+
+
+def _asked(deployment: Deployment, index: int, call: Callable[[], T]) -> T:
+    """Ask a tenant's server; one that does not answer is a result of that tenant."""
+    try:
+        return call()
+    except OutsideFailure as error:
+        status, detail = deployment.ending(index) or ("timeout", str(error))
+        raise TenantFailure(index, status, detail) from error
+
+
+@contextlib.contextmanager
+def _on_cores(cores: tuple[int, ...]) -> Iterator[None]:
+    """Keep this thread, which watches, off the device's cores meanwhile."""
+    before = os.sched_getaffinity(0)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class _Run:
     """The course of one measurement: warm-up, window, drain."""
 
@@ -175,15 +205,16 @@ class _Run:
         deployment: Deployment,
         generators: Sequence[Generator],
         apis: Sequence[TritonApi],
-        loads: Sequence[Load],
+        jobs: Sequence[Job],
         stopping: Stopping,
     ) -> None:
         self._deployment = deployment
         self._generators = generators
         self._apis = apis
-        self._loads = loads
+        self._jobs = jobs
         self._stopping = stopping
-        self._before: list[tuple[dict[str, Any], Usage | None, float]] = []
+        self._before: list[tuple[dict[str, Any] | None, Usage | None, float]] = []
+        self._loading_ns = 0
         self.start_ns: int | None = None
 
     def window(
@@ -192,25 +223,31 @@ class _Run:
         shapes: Sequence[dict[str, tuple[int, ...]]],
     ) -> Window:
         """Warm up, measure, drain. Raises TenantFailure when a tenant ends."""
-        loading_ns = time.monotonic_ns() + 20 * NS_PER_MS
+        self._loading_ns = time.monotonic_ns() + 20 * NS_PER_MS
         for generator in self._generators:
-            generator.start(loading_ns)
-        self._warm_up(loading_ns)
+            generator.start(self._loading_ns)
+        self._warm_up()
         start_ns = self._open()
         limited = self._watch(start_ns, duration_s)
         assert self.start_ns is not None
         end_ns = time.monotonic_ns()
         after_usage = [self._deployment.usage(index) for index in self._indexes()]
         client_s = [_cpu_s(generator) for generator in self._generators]
-        self._drain(end_ns)
-        after = [api.statistics() for api in self._apis]
+        limit_ns = self._drain(end_ns)
+        after = [self._statistics(index) for index in self._indexes()]
         for generator in self._generators:
             generator.stop()
         elapsed_s = (end_ns - self.start_ns) / NS_PER_S
         tenants = []
         for index in self._indexes():
             before, usage, client_before_s = self._before[index]
-            rows = _phased(self._generators[index].rows(), self.start_ns, end_ns)
+            rows = self._generators[index].rows()
+            if limit_ns is not None:
+                rows = np.concatenate([rows, self._unanswered(index, rows, end_ns, limit_ns)])
+            rows = _phased(rows, self.start_ns, end_ns)
+            counted = rows[rows["phase"] == MEASURED]
+            if len(counted) and not counted["ok"].any():
+                raise TenantFailure(index, *self._failure(index))
             stable, verdict = self._verdict(index, rows, limited)
             tenants.append(
                 Observed(
@@ -237,25 +274,37 @@ class _Run:
             ended = self._deployment.ending(index)
             if ended is not None:
                 raise TenantFailure(index, *ended)
-            report = generator.last_report
-            if report is None or not report.failures:
-                continue
-            failed = sum(report.failures.values())
-            if failed >= GIVE_UP_AFTER and not generator.rows()["ok"].any():
-                kind = max(report.failures, key=lambda name: report.failures[name])
-                statuses: dict[str, Status] = {"refused": "refused", "timeout": "timeout"}
-                detail = report.first_failure or "no answer"
-                if log := self._deployment.log_tail(index):
-                    detail += f"; the server's log ends: {log[-LOG_CHARACTERS:]}"
-                raise TenantFailure(index, statuses.get(kind, "crashed"), detail)
+            if generator.failing >= GIVE_UP_AFTER:
+                raise TenantFailure(index, *self._failure(index))
 
-    def _warm_up(self, loading_ns: int) -> None:
+    def _failure(self, index: int) -> tuple[Status, str]:
+        """How a tenant that answers no request any more has ended."""
+        ended = self._deployment.ending(index)
+        if ended is not None:
+            return ended
+        report = self._generators[index].last_report
+        failures = report.failures if report else {}
+        kind = max(failures, key=lambda name: failures[name], default="timeout")
+        statuses: dict[str, Status] = {"refused": "refused", "timeout": "timeout"}
+        detail = (report.first_failure if report else None) or "no request was answered"
+        if log := self._deployment.log_tail(index):
+            detail += f"; the server's log ends: {log[-LOG_CHARACTERS:]}"
+        return statuses.get(kind, "crashed"), detail
+
+    def _statistics(self, index: int) -> dict[str, Any] | None:
+        """Triton's statistics; None if it does not tell them now: the latencies count without."""
+        try:
+            return self._apis[index].statistics()
+        except OutsideFailure:
+            return None
+
+    def _warm_up(self) -> None:
         """Until each tenant has answered often and long enough (every shape was sent)."""
         limit_s = self._stopping.start_timeout_s
         while True:
             self._tick()
-            elapsed_s = (time.monotonic_ns() - loading_ns) / NS_PER_S
-            answers = [int(generator.rows()["ok"].sum()) for generator in self._generators]
+            elapsed_s = (time.monotonic_ns() - self._loading_ns) / NS_PER_S
+            answers = [generator.successes for generator in self._generators]
             if elapsed_s >= self._stopping.warmup_s and (
                 min(answers) >= self._stopping.warmup_requests
             ):
@@ -273,7 +322,7 @@ class _Run:
         """Begin the counted window now."""
         self._before = [
             (
-                self._apis[index].statistics(),
+                self._statistics(index),
                 self._deployment.usage(index),
                 _cpu_s(self._generators[index]),
             )
@@ -315,7 +364,9 @@ class _Run:
         """Whether a tenant's mean is known well enough, judged on all that counts, and why."""
         counted = rows[rows["phase"] == MEASURED]
         failed = int((counted["ok"] == 0).sum())
-        found = self._stability(latencies_ms(rows, intended=self._loads[index].kind != "closed"))
+        found = self._stability(
+            latencies_ms(rows, intended=self._jobs[index].load.kind != "closed")
+        )
         few = len(counted) - failed < self._stopping.min_requests
         reasons = [found.reason]
         if few:
@@ -339,26 +390,42 @@ class _Run:
         """Latencies of the window's good requests so far, in ms, in the order of their ends."""
         rows = self._generators[index].rows()
         counted = rows[(rows["intended_ns"] >= self.start_ns) & (rows["ok"] == 1)]
-        begin = "sent_ns" if self._loads[index].kind == "closed" else "intended_ns"
+        begin = "sent_ns" if self._jobs[index].load.kind == "closed" else "intended_ns"
         latency_ms: npt.NDArray[np.float64] = (counted["done_ns"] - counted[begin]) / NS_PER_MS
         return latency_ms
 
-    def _drain(self, end_ns: int) -> None:
-        """Keep all loads up until every request meant for the window has been answered."""
-        limit_ns = end_ns + int(self._stopping.request_timeout_s * NS_PER_S)
+    def _drain(self, end_ns: int) -> int | None:
+        """Keep all loads up until every request meant for the window has been answered.
+
+        Returns:
+            None, or the instant at which the wait was given up: a server that cannot keep up
+            would have all wait for ever.
+        """
+        limit_s = self._stopping.request_timeout_s + DRAIN_SLACK_S
+        limit_ns = end_ns + int(limit_s * NS_PER_S)
         while not all(generator.answered_until(end_ns) for generator in self._generators):
             if time.monotonic_ns() > limit_ns:
-                late = [
-                    index
-                    for index, generator in enumerate(self._generators)
-                    if not generator.answered_until(end_ns)
-                ]
-                raise TenantFailure(
-                    late[0],
-                    "timeout",
-                    f"requests were not answered in {self._stopping.request_timeout_s:g} s",
-                )
+                return limit_ns
             self._tick()
+        return None
+
+    def _unanswered(self, index: int, rows: Rows, end_ns: int, limit_ns: int) -> Rows:
+        """Requests that an open loop meant for the window and nobody answered: they failed."""
+        job = self._jobs[index]
+        if job.load.kind == "closed" or self.start_ns is None:
+            return np.zeros(0, REQUEST_DTYPE)
+        meant = []
+        for instant_s in arrivals_s(job.load, job.seed):
+            intended_ns = self._loading_ns + int(instant_s * 1e9)
+            if intended_ns >= end_ns:
+                break
+            if intended_ns >= self.start_ns:
+                meant.append(intended_ns)
+        missing = np.setdiff1d(np.array(meant, np.int64), rows["intended_ns"])
+        lost = np.zeros(len(missing), REQUEST_DTYPE)
+        lost["intended_ns"] = missing
+        lost["sent_ns"] = lost["done_ns"] = limit_ns
+        return lost
 
 
 def _cpu_s(generator: Generator) -> float:

@@ -20,10 +20,12 @@ REST_BUSY = 0.15
 """A machine whose device's cores are busy for less than this part of the time is at rest."""
 
 
-def conditions_of(deployment: Deployment | None, device: Device) -> Conditions:
+def conditions_of(
+    deployment: Deployment | None, device: Device, runtime: str = "local"
+) -> Conditions:
     """The conditions under which a deployment (None: it could not start) runs on this host."""
     cores, apart = client_cores(device)
-    served = server_conditions(deployment) if deployment is not None else {"runtime": "local"}
+    served = server_conditions(deployment) if deployment is not None else {"runtime": runtime}
     return Conditions(client_cores=cores, client_apart=apart, **host_conditions(), **served)
 
 

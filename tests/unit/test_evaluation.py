@@ -43,7 +43,7 @@ def _rows(latency_ms: list[float], *, sent_late_ms: float = 0.0, failed: int = 0
     found = np.zeros(len(latency_ms) + 1, REQUEST_DTYPE)
     found["intended_ns"] = np.arange(len(found)) * 1_000_000
     found["sent_ns"] = found["intended_ns"] + int(sent_late_ms * 1e6)
-    found["done_ns"] = found["intended_ns"] + (np.array([999.0, *latency_ms]) * 1e6).astype("i8")
+    found["done_ns"] = found["intended_ns"] + (np.array([0.0, *latency_ms]) * 1e6).astype("i8")
     found["phase"] = MEASURED
     found["phase"][0] = WARMUP
     found["ok"] = 1
@@ -53,13 +53,13 @@ def _rows(latency_ms: list[float], *, sent_late_ms: float = 0.0, failed: int = 0
 
 def test_latency_counts_from_the_intended_instant() -> None:
     seen = Observed(rows=_rows([8.0] * 100, sent_late_ms=5.0), status="ok")
-    result = judge(_tenant(), "d", seen, 10.0)
+    result = judge(_tenant(), "d", seen, 1000, 10 * 10**9)
     assert result.latency is not None
     assert result.latency_sent is not None
     assert result.latency.mean_ms == pytest.approx(8.0)
     assert result.latency_sent.mean_ms == pytest.approx(3.0)
     assert result.lagged_pct == 100.0
-    assert result.throughput_rps == pytest.approx(10.0)
+    assert result.throughput_rps == pytest.approx(10.0, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -68,21 +68,34 @@ def test_latency_counts_from_the_intended_instant() -> None:
 )
 def test_the_slo_is_met_if_few_enough_are_late_or_failed(slow: int, failed: int, met: bool) -> None:
     latency_ms = [5.0] * (100 - slow) + [20.0] * slow
-    result = judge(_tenant(), "d", Observed(_rows(latency_ms, failed=failed), "ok"), 1.0)
+    result = judge(_tenant(), "d", Observed(_rows(latency_ms, failed=failed), "ok"), 1000, 10**9)
     assert result.slo_met is met
     assert result.violations_pct == pytest.approx(slow + failed)
     assert result.failed_requests == failed
-    assert result.goodput_rps == pytest.approx(100 - slow - failed)
+    assert result.goodput_rps == pytest.approx(100 - slow - failed, rel=1e-3)
+
+
+def test_exactly_the_allowed_violations_meet_the_slo() -> None:
+    seen = Observed(_rows([5.0] * 999 + [20.0]), "ok")
+    assert judge(_tenant(percentile=99.9), "d", seen, 1000, 2 * 10**9).slo_met is True
+
+
+def test_throughput_is_what_was_answered_in_time_and_not_what_was_offered() -> None:
+    # a server that needs 4 s for the requests of 1 s
+    seen = Observed(_rows([index * 4.0 for index in range(1000)]), "ok")
+    result = judge(_tenant(), "d", seen, 1000, 10**9)
+    assert result.requests == 1000
+    assert result.throughput_rps == pytest.approx(200, rel=0.05)
 
 
 def test_a_failed_tenant_misses_its_slo() -> None:
     seen = Observed(np.zeros(0, REQUEST_DTYPE), status="oom", detail="killed")
-    result = judge(_tenant(), "d", seen, None)
+    result = judge(_tenant(), "d", seen, None, None)
     assert (result.status, result.slo_met, result.latency) == ("oom", False, None)
 
 
 def test_no_request_in_the_window_is_no_success() -> None:
-    result = judge(_tenant(), "d", Observed(np.zeros(0, REQUEST_DTYPE), "ok"), 1.0)
+    result = judge(_tenant(), "d", Observed(np.zeros(0, REQUEST_DTYPE), "ok"), 0, 10**9)
     assert result.slo_met is False
     assert "no request" in (result.detail or "")
 
@@ -147,6 +160,28 @@ def test_a_plan_for_two_devices_is_evaluated_in_turn_on_one(
     used.clear()
     assert not any("in turn" in note for note in _evaluate(plan, 2).notes)
     assert sorted(used) == ["cpu:0", "cpu:1"]
+
+
+def test_devices_are_loaded_at_once_and_judged_apart(
+    server: KServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kserve() as other:
+        other.service_s = lambda: 0.02
+        servers = {"cpu:0": server, "cpu:1": other}
+        monkeypatch.setattr(
+            run,
+            "deploy",
+            lambda device, tenants, *, options: contextlib.nullcontext(
+                FakeDeployment([servers[device.id]], tenants)
+            ),
+        )
+        slow = _tenant("b", slo_ms=15, rate_rps=20)
+        result = _evaluate(_plan((_tenant("a", slo_ms=500),), (slow,)), 2)
+    assert [(each.workload, each.device) for each in result.workloads] == [
+        ("a", "device-0"),
+        ("b", "device-1"),
+    ]
+    assert [each.slo_met for each in result.workloads] == [True, False]
 
 
 def test_a_tenant_that_does_not_start_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

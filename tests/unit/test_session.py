@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from igniter_prof.errors import OutsideFailure
 from igniter_prof.load import InputSource, generators
+from igniter_prof.monitors import TritonApi
 from igniter_prof.records import (
     AFTER,
     MEASURED,
@@ -172,6 +174,60 @@ def test_a_tenant_that_never_answers_times_out(two: tuple[KServe, KServe]) -> No
     (seen,) = _measure(FakeDeployment(two[:1], [Tenant(model="a")]), stopping=stopping).tenants
     assert seen.status == "timeout"
     assert "warm-up" in (seen.detail or "")
+
+
+def test_a_backend_that_dies_in_the_window_is_no_success(two: tuple[KServe, KServe]) -> None:
+    deployment = FakeDeployment(two[:1], [Tenant(model="a")])
+
+    def die() -> None:
+        two[0].status = 500
+
+    timer = threading.Timer(0.8, die)
+    timer.start()
+    stopping = QUICK.model_copy(update={"precision_pct": 0.0001, "max_s": 5.0})
+    (seen,) = _measure(deployment, stopping=stopping).tenants
+    timer.join()
+    assert seen.status == "crashed"
+    assert "500" in (seen.detail or "")
+    assert seen.rows["ok"].any()  # what it answered before is kept
+
+
+def test_statistics_that_are_not_told_cost_only_themselves(
+    two: tuple[KServe, KServe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: TritonApi) -> Any:
+        raise OutsideFailure("does not answer")
+
+    monkeypatch.setattr(TritonApi, "statistics", silent)
+    (seen,) = _measure(FakeDeployment(two[:1], [Tenant(model="a")])).tenants
+    assert seen.status == "ok"
+    assert seen.server_times is None
+
+
+def test_a_server_that_tells_nothing_of_its_model_is_a_result(
+    two: tuple[KServe, KServe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: TritonApi) -> Any:
+        raise OutsideFailure("does not answer")
+
+    monkeypatch.setattr(TritonApi, "metadata", silent)
+    with pytest.raises(TenantFailure) as caught:
+        _measure(FakeDeployment(two[:1], [Tenant(model="a")]))
+    assert caught.value.status == "timeout"
+
+
+def test_what_an_overloaded_server_never_answers_has_failed(two: tuple[KServe, KServe]) -> None:
+    deployment = FakeDeployment(two[:1], [Tenant(model="a")])
+    two[0].service_s = lambda: 0.05  # 20/s
+    load = Load(kind="constant", rate_rps=200)
+    stopping = QUICK.model_copy(update={"request_timeout_s": 0.5})
+    (seen,) = _measure(deployment, loads=[load], stopping=stopping, duration_s=1.0).tenants
+    if seen.status == "ok":
+        counted = seen.rows[seen.rows["phase"] == MEASURED]
+        assert 190 <= len(counted) <= 215  # all that were meant for the second
+        assert (counted["ok"] == 0).sum() > 100
+    else:
+        assert seen.status == "timeout"
 
 
 def _cell(**changes: Any) -> Cell:
