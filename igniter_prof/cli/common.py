@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from pydantic import BaseModel
@@ -33,6 +34,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     from rich.table import Table
     from rich.text import Text
 
+    if not _there(sys.stdout):
+        return
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
@@ -46,4 +49,25 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 def note(message: str) -> None:
     """A line for people, on standard error."""
-    click.echo(message, err=True)
+    tell(message + "\n")
+
+
+def tell(text: str) -> None:
+    """Text for people, on standard error; that nobody reads it any more ends no work."""
+    try:
+        click.echo(text, err=True, nl=False)
+    except OSError:
+        # what is left in the buffer would fail once more when Python ends
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())
+        os.close(null)
+
+
+def told_to_terminal() -> bool:
+    """Whether standard error is a terminal."""
+    return _there(sys.stderr) and sys.stderr.isatty()
+
+
+def _there(stream: TextIO | None) -> bool:
+    # a process that was started with the descriptor closed (2>&-) has None
+    return stream is not None

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.common import (
+    json_option,
+    note,
+    print_json,
+    print_table,
+    tell,
+    told_to_terminal,
+)
 from igniter_prof.cli.options import INTEGERS, NUMBERS, local_options, remote_options
 from igniter_prof.errors import INTERRUPTED, Unstable
 
@@ -232,12 +238,12 @@ class _Display:
         self._erase()
 
     def _erase(self) -> None:
-        if sys.stderr.isatty():
-            click.echo("\r\033[K", err=True, nl=False)
+        if told_to_terminal():
+            tell("\r\033[K")
 
     def begin(self, done: int, cell: Cell) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"[{done + 1}/{self.total}] {cell.label} …", err=True, nl=False)
+        if told_to_terminal():
+            tell(f"[{done + 1}/{self.total}] {cell.label} …")
 
     def interrupted(self) -> None:
         note("finishing this cell; Ctrl-C again stops at once")

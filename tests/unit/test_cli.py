@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,40 @@ def test_a_missing_folder_of_an_output_is_told_before_the_work(
 ) -> None:
     assert _status("evaluate", "plan.json", "--out", str(tmp_path / "no" / "r.json")) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+_TELLING = """
+import sys
+from igniter_prof.cli.common import note, print_table, told_to_terminal
+for number in range(3):
+    note(f"line {number}")
+    sys.stdin.readline()
+print_table("t", ["a"], [["x"]])
+assert not told_to_terminal()
+"""
+
+
+def test_that_nobody_reads_the_notes_any_more_ends_no_work() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TELLING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    with process:
+        assert process.stderr.readline() == "line 0\n"
+        process.stderr.close()
+        process.stdin.write("go\ngo\ngo\n")
+        process.stdin.close()
+        assert "x" in process.stdout.read()
+    assert process.returncode == 0
+
+
+def test_closed_streams_end_no_work() -> None:
+    command = 'exec "$0" -c "$1" >&- 2>&- </dev/null'
+    done = subprocess.run(["sh", "-c", command, sys.executable, _TELLING], check=False)
+    assert done.returncode == 0
