@@ -14,6 +14,7 @@ from shutil import which
 import pytest
 
 from igniter_prof.errors import BadInput, OutsideFailure
+from igniter_prof.monitors import TritonApi
 from igniter_prof.records import Device, Tenant
 from igniter_prof.serving import ServeOptions, deploy
 from igniter_prof.serving.remote import parse_address, parse_header
@@ -148,6 +149,8 @@ def test_a_server_that_leaves_between_two_questions_is_an_outside_failure(
 def test_names_of_models_are_quoted(address: str) -> None:
     with deploy(DEVICE, [Tenant(model="a b/c")], options=remote(address)) as deployment:
         assert deployment.ending(0) is None
+        api = TritonApi(deployment.endpoints[0], headers=deployment.headers)
+        assert api.metadata()["name"] == "a b/c"
 
 
 def test_tls_is_checked_against_the_given_certificate(certificate: Path) -> None:
