@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 @json_option
 def command(plan_file: Path | None, as_json: bool) -> None:
     """Show the servers of a launched plan, or of all launched plans."""
-    from igniter_prof.deployment import all_launched, find_launched, health
+    from igniter_prof.deployment import all_launched, damaged, find_launched, health, unplanned
     from igniter_prof.provisioning import read_plan
+    from igniter_prof.records import labels
 
+    orphans = []
     if plan_file is None:
         found = all_launched()
+        orphans = unplanned()
+        for path in damaged():
+            note(f"{path}: is damaged and left out\n  igprof stop --all stops its servers")
     else:
         found = [find_launched(read_plan(plan_file), str(plan_file))]
     rows = [(launched, health(launched)) for launched in found]
@@ -39,10 +44,13 @@ def command(plan_file: Path | None, as_json: bool) -> None:
                 for launched, tenants in rows
             ]
         )
-    elif not rows:
+    elif not rows and not orphans:
         note("nothing is launched")
     else:
         print_health(rows)
+    if orphans:
+        tenants = labels(e.tenant for state in orphans for e in state.endpoints)
+        note(f"servers run that no plan knows of: {tenants}\n  igprof stop --all stops them")
 
 
 def print_health(rows: Sequence[tuple[Launched, Sequence[Health]]]) -> None:

@@ -5,6 +5,7 @@ from igniter_prof.deployment.launched import (
     Launched,
     all_launched,
     attached,
+    damaged,
     find_launched,
     health,
     is_launched,
@@ -13,6 +14,7 @@ from igniter_prof.deployment.launched import (
     stop,
     stop_all,
     tenants_of,
+    unplanned,
 )
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Launched",
     "all_launched",
     "attached",
+    "damaged",
     "find_launched",
     "health",
     "is_launched",
@@ -28,4 +31,5 @@ __all__ = [
     "stop",
     "stop_all",
     "tenants_of",
+    "unplanned",
 ]

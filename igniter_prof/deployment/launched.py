@@ -11,7 +11,7 @@ from pathlib import Path
 
 from igniter_prof import serving
 from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
-from igniter_prof.files import cache_dir, now_utc, read_record, write_json
+from igniter_prof.files import cache_dir, make_cached, now_utc, read_record, write_json
 from igniter_prof.records import Device, Plan, PlanDevice, Record, Status, Tenant
 from igniter_prof.serving import Deployment, LaunchedState, ServeOptions, TenantFailure
 
@@ -21,7 +21,7 @@ class LaunchedDevice(Record):
 
     name: str
     device: Device
-    workloads: tuple[str, ...]
+    workloads: tuple[str, ...] = ()
     state: LaunchedState
 
 
@@ -98,7 +98,7 @@ def launch(
             started_at=now_utc(),
             devices=tuple(started),
         )
-        _path(plan).parent.mkdir(parents=True, exist_ok=True)
+        make_cached(_folder())
         write_json(_path(plan), launched)
     except BaseException as error:
         for each in started:
@@ -121,7 +121,14 @@ def find_launched(plan: Plan, where: str) -> Launched:
     """
     path = _path(plan)
     if path.exists():
-        return read_record(path, Launched)
+        launched = _launched_at(path)
+        if launched is None:
+            raise BadInput(
+                "what is noted of the launched plan is damaged",
+                where=str(path),
+                hint="igprof stop --all stops its servers",
+            )
+        return launched
     if launched_from(Path(where)):
         raise BadInput(
             "what is launched from this file is an earlier plan",
@@ -142,9 +149,37 @@ def is_launched(plan: Plan) -> bool:
 
 
 def all_launched() -> list[Launched]:
-    """Every launched plan of this user, oldest first."""
-    found = [read_record(path, Launched) for path in _folder().glob("*.json")]
-    return sorted(found, key=lambda launched: launched.started_at)
+    """Every launched plan of this user, oldest first; files that cannot be read are left out."""
+    return _read()[0]
+
+
+def damaged() -> list[Path]:
+    """The files of launched plans that cannot be read; ``stop_all`` removes them."""
+    return _read()[1]
+
+
+def _read() -> tuple[list[Launched], list[Path]]:
+    read = {path: _launched_at(path) for path in sorted(_folder().glob("*.json"))}
+    found = [launched for launched in read.values() if launched is not None]
+    broken = [path for path, launched in read.items() if launched is None]
+    return sorted(found, key=lambda launched: launched.started_at), broken
+
+
+def _launched_at(path: Path) -> Launched | None:
+    """None for a damaged file: it must not keep other plans from being shown and stopped."""
+    try:
+        return read_record(path, Launched)
+    except BadInput:
+        return None
+
+
+def unplanned() -> list[LaunchedState]:
+    """Launched servers of this machine that no plan knows of, oldest first.
+
+    They are left by a launch that was killed before it had noted its plan, or by a damaged file.
+    """
+    known = {device.state.mark for launched in all_launched() for device in launched.devices}
+    return [state for state in serving.launched_states() if state.mark not in known]
 
 
 class Health(Record):
@@ -160,19 +195,23 @@ class Health(Record):
 
 
 def health(launched: Launched) -> list[Health]:
-    """How each tenant is, asked of the running servers; ``crashed`` where the server has gone."""
+    """How each tenant is, by its server's process; ``crashed`` where that has gone.
+
+    ``ok`` says that the process lives and was not out of memory, not that it answers.
+    """
     rows = []
     for each in launched.devices:
         try:
             deployment = serving.attach(each.state)
         except OutsideFailure as error:
             endings: list[tuple[Status, str] | None] = [("crashed", error.what)] * len(
-                each.workloads
+                each.state.endpoints
             )
         else:
-            endings = [deployment.ending(index) for index in range(len(each.workloads))]
+            endings = [deployment.ending(index) for index in range(len(each.state.endpoints))]
+        workloads = each.workloads or ("",) * len(each.state.endpoints)
         for ending, workload, endpoint in zip(
-            endings, each.workloads, each.state.endpoints, strict=True
+            endings, workloads, each.state.endpoints, strict=True
         ):
             status, detail = ending or ("ok", None)
             rows.append(
@@ -199,15 +238,18 @@ def stop(launched: Launched) -> None:
 def stop_all() -> int:
     """Stop every launched plan, and launched servers that no plan knows of; how many devices.
 
-    A launch that was killed between starting its servers and noting its plan leaves such servers.
+    Files of launched plans that cannot be read are removed.
     """
+    plans, broken = _read()
     count = 0
-    for launched in all_launched():
+    for launched in plans:
         stop(launched)
         count += len(launched.devices)
     for state in serving.launched_states():
         serving.stop(state)
         count += 1
+    for path in broken:
+        path.unlink(missing_ok=True)
     return count
 
 

@@ -146,12 +146,16 @@ def stop(state: LaunchedState, *, grace_s: float = GRACE_S) -> None:
 
 
 def launched_states() -> list[LaunchedState]:
-    """All complete launches of this machine that were not stopped, oldest first."""
+    """All complete launches of this machine that were not stopped, oldest first.
+
+    Raises:
+        BadInput: another igprof stored one in another form.
+    """
     found = []
     for folder in marks.runs().iterdir():
         state = marks.read_state(folder) or {}
         if state.get("host") == marks.host_id() and state.get("complete"):
-            found.append(LaunchedState.model_validate(state["launched"]))
+            found.append(files.parse(state.get("launched"), LaunchedState, str(folder)))
     return sorted(found, key=lambda state: state.started_at)
 
 
