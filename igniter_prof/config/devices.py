@@ -46,7 +46,7 @@ def resolve_device(spec: str) -> Device:
     return Device(
         id=f"cpu:{format_cores(cores)}",
         kind="cpu",
-        name=_cpu_name(),
+        name=cpu_model() or os.uname().machine,
         cores=cores,
         memory_mib=_host_memory_mib(),
     )
@@ -108,12 +108,14 @@ def format_cores(cores: Sequence[int]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
 
 
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return os.uname().machine
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The CPU's name from the kernel; None where it has none (some ARM machines)."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None)
 
 
 def _host_memory_mib() -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 from igniter_prof import __version__
+from igniter_prof.config.devices import cpu_model
 from igniter_prof.serving.contract import Deployment
 
 
@@ -26,16 +26,6 @@ def host_conditions() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
     }
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The CPU's name from the kernel; None where it has none (some ARM machines)."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return None
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, None)
 
 
 def _os_name() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from igniter_prof.config.devices import (
     client_cores,
+    cpu_model,
     format_cores,
     parse_cores,
     resolve_device,
@@ -141,3 +143,12 @@ def test_without_a_driver_a_gpu_is_a_missing_capability(
     monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type]
     with pytest.raises(MissingCapability):
         resolve_device("cuda:0")
+
+
+def test_the_cpus_name_is_the_kernels_and_may_lack(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: Another\n")
+    assert cpu_model(path) == "A CPU @ 2 GHz"
+    path.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
+    assert cpu_model(path) is None
+    assert cpu_model(tmp_path / "none") is None
