@@ -218,11 +218,40 @@ def _closed_loop(job: Job, shared: Shared, sender: Sender, start_ns: int, index:
         turn += 1
 
 
+class _Lead:
+    """A lock that goes to whoever asked last, so that the thread and connection used last lead.
+
+    In turn, each request would go out on the coldest of all connections.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._held = False
+        self._waiting: list[threading.Lock] = []
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.pop().release()
+            else:
+                self._held = False
+
+
 class _Schedule:
     """Intended instants of an open loop, handed to one thread at a time."""
 
     def __init__(self, arrivals: Iterator[float], start_ns: int) -> None:
-        self.lead = threading.Lock()
+        self.lead = _Lead()
         self._arrivals = arrivals
         self._start_ns = start_ns
         self.index = 0
@@ -267,7 +296,7 @@ def _sleep_until(instant_ns: int, stop: threading.Event) -> bool:
 
 
 def _senders(job: Job) -> list[Sender]:
-    """A connected sender for each thread."""
+    """A sender for each thread, connected before the clock runs where it is known to be used."""
     count = job.load.concurrency if job.load.kind == "closed" else OPEN_LOOP_THREADS
     senders: list[Sender]
     if job.protocol == "grpc":
@@ -275,8 +304,10 @@ def _senders(job: Job) -> list[Sender]:
         senders[0].connect()
         return senders
     senders = [HttpSender(job) for _ in range(count)]
-    for sender in senders:
-        sender.connect()
+    if job.load.kind == "closed":
+        for sender in senders:
+            sender.connect()
+    # an open loop connects as many as it comes to need, the first of them in its warm-up
     return senders
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -150,11 +149,15 @@ def test_a_start_that_drifts_is_left_out(two: tuple[KServe, KServe]) -> None:
 
 def test_a_tenant_that_ends_makes_its_neighbours_invalid(two: tuple[KServe, KServe]) -> None:
     deployment = FakeDeployment(two, [Tenant(model="a"), Tenant(model="b")])
-    timer = threading.Timer(0.7, lambda: deployment.endings.update({1: ("oom", "killed")}))
-    timer.start()
+
+    def service_s() -> float:
+        if two[1].executions > 100:
+            deployment.endings[1] = ("oom", "killed")
+        return 0.004
+
+    two[1].service_s = service_s
     stopping = QUICK.model_copy(update={"precision_pct": 0.0001, "max_s": 5.0})
     window = _measure(deployment, stopping=stopping)
-    timer.join()
     assert [seen.status for seen in window.tenants] == ["invalid", "oom"]
     assert "b" in (window.tenants[0].detail or "")
     assert len(window.tenants[0].rows) > 0  # what was seen is kept
@@ -179,14 +182,14 @@ def test_a_tenant_that_never_answers_times_out(two: tuple[KServe, KServe]) -> No
 def test_a_backend_that_dies_in_the_window_is_no_success(two: tuple[KServe, KServe]) -> None:
     deployment = FakeDeployment(two[:1], [Tenant(model="a")])
 
-    def die() -> None:
-        two[0].status = 500
+    def service_s() -> float:
+        if two[0].executions > 100:
+            two[0].status = 500
+        return 0.004
 
-    timer = threading.Timer(0.8, die)
-    timer.start()
+    two[0].service_s = service_s
     stopping = QUICK.model_copy(update={"precision_pct": 0.0001, "max_s": 5.0})
     (seen,) = _measure(deployment, stopping=stopping).tenants
-    timer.join()
     assert seen.status == "crashed"
     assert "500" in (seen.detail or "")
     assert seen.rows["ok"].any()  # what it answered before is kept
