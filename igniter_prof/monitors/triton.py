@@ -80,9 +80,7 @@ class TritonApi:
         return probe.document(body)
 
 
-def server_times(
-    before: dict[str, Any] | None, after: dict[str, Any] | None
-) -> ServerTimes | None:
+def server_times(before: dict[str, Any] | None, after: dict[str, Any] | None) -> ServerTimes | None:
     """What happened between two snapshots of ``statistics``; None if one lacks or nothing did."""
     if before is None or after is None:
         return None
