@@ -22,22 +22,22 @@ pytestmark = pytest.mark.skipif(
 
 
 def client(endpoint: Any) -> Any:
-    import tritonclient.http
+    import tritonclient.grpc
 
-    return tritonclient.http.InferenceServerClient(endpoint.http_address, network_timeout=60)
+    return tritonclient.grpc.InferenceServerClient(endpoint.grpc_address)
 
 
 def infer(endpoint: Any, **arrays: Any) -> Any:
-    import tritonclient.http
+    import tritonclient.grpc
     from tritonclient.utils import np_to_triton_dtype
 
     inputs = []
     for name, array in arrays.items():
         kind = np_to_triton_dtype(array.dtype)
-        tensor = tritonclient.http.InferInput(name, list(array.shape), kind)
+        tensor = tritonclient.grpc.InferInput(name, list(array.shape), kind)
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
-    return client(endpoint).infer(endpoint.model_name, inputs)
+    return client(endpoint).infer(endpoint.model_name, inputs, client_timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def test_requests_that_wait_are_run_as_one(endpoints: dict[str, Any]) -> None:
     alone = [infer(endpoint, x=array).as_numpy("logits") for array in arrays]
 
     def counts() -> tuple[int, int]:
-        (stats,) = client(endpoint).get_inference_statistics("mlp")["model_stats"]
-        return stats["inference_count"], stats["execution_count"]
+        (stats,) = client(endpoint).get_inference_statistics("mlp").model_stats
+        return stats.inference_count, stats.execution_count
 
     inferences, executions = counts()
     together: list[Any] = [None] * len(arrays)
