@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from igniter_prof.dataset.store import is_profile
 from igniter_prof.errors import BadInput
@@ -33,9 +33,13 @@ def identify(path: Path) -> Kind:
         return "profile"
     if path.is_dir():
         raise BadInput("is a folder that holds no profile", where=str(path), hint=_HINT)
-    document = read_json(path)
+    kind = kind_of(read_json(path))
+    if kind is None:
+        raise BadInput("is none of our files", where=str(path), hint=_HINT)
+    return kind
+
+
+def kind_of(document: Any) -> Kind | None:
+    """Which of our formats a JSON document is of, by the fields that only it has; None: none."""
     fields = set(document) if isinstance(document, dict) else set()
-    for kind, marks in _MARKS:
-        if marks <= fields:
-            return kind
-    raise BadInput("is none of our files", where=str(path), hint=_HINT)
+    return next((kind for kind, marks in _MARKS if marks <= fields), None)

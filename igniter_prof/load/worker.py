@@ -1,8 +1,8 @@
 """The process that sends one tenant's requests; ``Generator`` starts it with a socket's number.
 
 A process of its own, so that neither other tenants' clients nor igprof itself share its interpreter
-lock. It imports little and gets its request bodies ready-made over that socket, from which a lost
-parent is noticed too: it then ends.
+lock. It gets its request bodies ready-made over that socket, from which a lost parent is noticed
+too: it then ends.
 
 Threads send; the main thread talks to the parent. In a closed loop each thread keeps one request in
 flight. In an open loop the threads take turns (leader and followers): the leader takes the next

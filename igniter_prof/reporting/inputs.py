@@ -9,18 +9,11 @@ from typing import Any
 
 from igniter_prof.errors import BadInput
 from igniter_prof.files import parse, read_json
-from igniter_prof.records import Coefficients, Measurement, Plan, ProfileManifest, Record, Result
+from igniter_prof.records import Coefficients, Measurement, Plan, ProfileManifest, Result
 
 MANIFEST = "profile.json"
 
 _HINT = "give a profile folder, or the JSON that fit, plan or evaluate wrote"
-
-# the fields that only one kind of file has
-_MARKS: tuple[tuple[type[Record], frozenset[str]], ...] = (
-    (Coefficients, frozenset({"profile_hash", "models"})),
-    (Plan, frozenset({"strategy", "devices"})),
-    (Result, frozenset({"plan_hash", "workloads"})),
-)
 
 
 @dataclass(frozen=True)
@@ -54,18 +47,21 @@ def read_inputs(paths: Sequence[Path]) -> tuple[Source, ...]:
 
 
 def _read(path: Path) -> Content:
+    from igniter_prof.dataset.identify import kind_of
+
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise BadInput(f"holds no {MANIFEST}, so it is no profile", where=str(path), hint=_HINT)
         return read_profile(path)
     document: Any = read_json(path)
-    fields = set(document) if isinstance(document, dict) else set()
-    for record, marks in _MARKS:
-        if marks <= fields:
-            content = parse(document, record, str(path))
-            assert isinstance(content, Coefficients | Plan | Result)
-            return content
-    if path.name == MANIFEST and "sweep" in fields:
+    kind = kind_of(document)
+    if kind == "coefficients":
+        return parse(document, Coefficients, str(path))
+    if kind == "plan":
+        return parse(document, Plan, str(path))
+    if kind == "result":
+        return parse(document, Result, str(path))
+    if path.name == MANIFEST and isinstance(document, dict) and "sweep" in document:
         return read_profile(path.parent)
     raise BadInput("is no coefficients, plan or result", where=str(path), hint=_HINT)
 

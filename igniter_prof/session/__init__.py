@@ -13,7 +13,6 @@ answered, so that each counted request met all its neighbours.
 
 from igniter_prof.session.cell import CellContext, run_cell
 from igniter_prof.session.measuring import (
-    LAG_NS,
     Observed,
     Rows,
     Window,
@@ -24,7 +23,6 @@ from igniter_prof.session.measuring import (
 from igniter_prof.session.surroundings import come_to_rest, conditions_of
 
 __all__ = [
-    "LAG_NS",
     "CellContext",
     "Observed",
     "Rows",
