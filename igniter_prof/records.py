@@ -27,6 +27,11 @@ BatchSize = Annotated[int, Field(ge=1, le=1024, description="inferences that a r
 SharePct = Annotated[float, Field(gt=0, le=100, description="in percent of the device")]
 Instances = Annotated[int, Field(ge=1, le=64)]
 InputScale = Annotated[float, Field(ge=0.1, le=2.0)]
+ModelName = Annotated[
+    str,
+    # it becomes the name of a folder: a file from elsewhere must not lead out of ours
+    Field(pattern=r"^[^-./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=200),
+]
 
 WARMUP, MEASURED, AFTER = 0, 1, 2
 """Phases of a request: before, in, and after the counted window of its cell."""
@@ -96,7 +101,7 @@ class Load(Record):
 class Tenant(Record):
     """One model served on a device with a batch size, instances, a share and caps."""
 
-    model: str
+    model: ModelName
     batch_size: int = Field(default=1, ge=1, le=1024)
     share_pct: float | None = Field(default=None, gt=0, le=100, description="None: no own share")
     instances: int = Field(default=1, ge=1, le=64)
@@ -109,6 +114,13 @@ class Tenant(Record):
         description="dynamic batching up to batch_size with this delay; None: no dynamic batching,"
         " requests carry whole batches",
     )
+    gpu: bool | None = Field(
+        default=None, description="whether it is given the GPU; None: if the device is one"
+    )
+    input_size: float | None = Field(
+        default=None, gt=0, description="size of an input that is no scale of a native one"
+    )
+    input_unit: str | None = Field(default=None, description="of input_size: tokens, pixels, ...")
 
     @property
     def label(self) -> str:
@@ -126,6 +138,10 @@ class Tenant(Record):
             parts.append(f"{self.memory_mib:g} MiB")
         if self.queue_delay_us is not None:
             parts.append(f"delay {self.queue_delay_us} us")
+        if self.gpu is not None:
+            parts.append("GPU" if self.gpu else "no GPU")
+        if self.input_size is not None:
+            parts.append(f"{self.input_size:g} {self.input_unit or 'size'}")
         return " ".join(parts)
 
 
@@ -142,8 +158,11 @@ class Cell(Record):
 
     @property
     def cell_id(self) -> str:
-        """A stable name: the first 16 digits of the cell's digest."""
-        return self.digest()[:16]
+        """A stable name: the first 16 digits of the digest of what is not left to its default.
+
+        So a field that a later version adds changes no name.
+        """
+        return digest_of(self.model_dump(mode="json", exclude_defaults=True))[:16]
 
     @property
     def label(self) -> str:
@@ -156,6 +175,83 @@ def labels(tenants: Iterable[Tenant]) -> str:
     return " + ".join(tenant.label for tenant in tenants)
 
 
+class HttpInput(Record):
+    """An input of an HTTP model server's requests, made anew for any scale."""
+
+    shape: tuple[int, ...] = Field(description="at scale 1, with the batch where there is one")
+    datatype: Literal["FP32", "FP64", "INT32", "INT64", "UINT8"] = "FP32"
+    scaled_axes: tuple[int, ...] = Field(default=(), description="that the input scale applies to")
+    least: int = Field(default=1, ge=1, description="shortest length of a scaled axis")
+    low: Finite = Field(default=0.0, description="random values are from here")
+    high: Finite = Field(default=1.0, description="to here")
+    normalise: Literal["imagenet"] | None = Field(
+        default=None, description="of an image with channels first: less the mean, over the spread"
+    )
+
+
+class HttpSuccess(Record):
+    """What tells a good answer."""
+
+    status: tuple[int, ...] = (200,)
+    json_field: str | None = Field(default=None, description="that the answer must have")
+
+
+class HttpServer(Record):
+    """A model server that is no Triton: how it is started, asked, and judged."""
+
+    image: str | None = Field(default=None, description="container image (docker)")
+    port: int = Field(default=8080, ge=1, le=65535, description="inside its container")
+    ready_path: str | None = Field(
+        default=None, description="answers 2xx once it is ready; None: it accepts connections"
+    )
+    path: str = Field(default="/predict", pattern=r"^/[^\s]*$", description="of an inference")
+    method: Literal["POST", "PUT"] = "POST"
+    headers: dict[str, str] = {}
+    inputs: dict[str, HttpInput] = {}
+    body: Any = Field(
+        default=None,
+        description="JSON with ${name} for an input as nested lists and ${name.size} for the"
+        " lengths of its scaled axes; or one of ${name.png}, ${name.jpeg}, ${name.raw} as the whole"
+        " body",
+    )
+    success: HttpSuccess = HttpSuccess()
+    fresh_connection: bool = Field(default=False, description="a new connection each request")
+    weights: str | None = Field(
+        default=None, description="file or folder of the weights inside the image, to tell its size"
+    )
+    environment: dict[str, str] = Field(
+        default={}, description="of the server; ${threads} is the number of its cores"
+    )
+
+
+class ImageInfo(Record):
+    """The container image that a tenant ran from."""
+
+    name: str
+    id: str = Field(description="digest of the image's configuration, sha256:...")
+    registry_digest: str | None = Field(default=None, description="where it was pulled from")
+    disk_bytes: int | None = None
+    compressed_bytes: int | None = Field(default=None, description="to be downloaded")
+    layers: int | None = None
+
+
+class ColdStart(Record):
+    """From nothing to steady answers, phase by phase; None: did not happen, or is not known."""
+
+    pull_s: float | None = Field(default=None, description="the image's download")
+    pull_bytes: int | None = None
+    create_s: float | None = Field(default=None, description="making the container")
+    start_s: float | None = Field(default=None, description="until its process ran")
+    serve_s: float | None = Field(default=None, description="until the server answered at all")
+    load_s: float | None = Field(default=None, description="until the model was loaded and ready")
+    ready_s: float | None = Field(default=None, description="all of these but the pull")
+    first_ms: float | None = Field(default=None, description="latency of the first inference")
+    steady_ms: float | None = Field(default=None, description="median latency in the window")
+    steady_after: int | None = Field(
+        default=None, description="inferences until one was within 10% of steady_ms"
+    )
+
+
 class Endpoint(Record):
     """A tenant that runs."""
 
@@ -164,6 +260,7 @@ class Endpoint(Record):
     http_address: str | None = Field(default=None, description="host:port")
     grpc_address: str | None = Field(default=None, description="host:port")
     metrics_address: str | None = Field(default=None, description="host:port")
+    http: HttpServer | None = Field(default=None, description="None: it is a Triton")
     tls: bool = False
     host: str = Field(default="localhost", description="the machine that the server runs on")
     pid: int | None = None
@@ -174,6 +271,10 @@ class Endpoint(Record):
     model_hash: str | None = None
     config_hash: str | None = None
     ready_s: float | None = Field(default=None, description="from process start to model ready")
+    cold_start: ColdStart | None = None
+    image: ImageInfo | None = None
+    weight_bytes: int | None = Field(default=None, description="of the model's weights")
+    sm_count: int | None = Field(default=None, description="SMs of the GPU that it sees")
 
 
 class Usage(Record):
@@ -183,8 +284,12 @@ class Usage(Record):
     periods: int | None = Field(default=None, description="CPU quota periods that passed")
     throttled_periods: int | None = None
     throttled_s: float | None = None
-    memory_peak_mib: float | None = None
+    memory_peak_mib: float | None = Field(default=None, description="page cache included")
     oom_kills: int | None = None
+    memory_mib: float | None = Field(default=None, description="now, page cache included")
+    memory_working_mib: float | None = Field(default=None, description="now, without page cache")
+    read_bytes: int | None = Field(default=None, description="from block devices")
+    written_bytes: int | None = Field(default=None, description="to block devices")
 
 
 class ServerTimes(Record):
@@ -221,6 +326,126 @@ class LatencySummary(Record):
     p99: Quantile | None = None
 
 
+class NetworkTimes(Record):
+    """What the packet sniffer saw of one tenant's requests in the window; kernel time stamps.
+
+    None of it is client latency: waiting and work in the client is not in it.
+    """
+
+    interface: str
+    requests: int = Field(description="whose first byte was seen in the window")
+    paired: int = Field(description="of these, with their whole response")
+    unpaired: int
+    server: LatencySummary | None = Field(
+        default=None, description="last byte of the request to first byte of the response"
+    )
+    total: LatencySummary | None = Field(
+        default=None, description="first byte of the request to last byte of the response"
+    )
+    up_ms: float | None = Field(default=None, description="transfer of the request, mean")
+    down_ms: float | None = Field(default=None, description="transfer of the response, mean")
+    request_bytes: float | None = Field(default=None, description="of a request, mean")
+    response_bytes: float | None = Field(default=None, description="of a response, mean")
+    packets: int = 0
+    dropped_packets: int | None = Field(default=None, description="by the kernel, all tenants'")
+    retransmitted_packets: int = 0
+    merged_packets: int = Field(default=0, description="longer than the MTU (GSO, GRO)")
+
+
+class ContainerUsage(Record):
+    """What a tenant's server used in the window, sampled from its control group or the engine."""
+
+    source: str = Field(description="cgroup v1, cgroup v2, or engine API")
+    samples: int
+    cpu_mean_cores: float | None = None
+    cpu_peak_cores: float | None = Field(default=None, description="in the busiest interval")
+    interval_s: float | None = Field(default=None, description="typical interval of samples")
+    throttled_pct: float | None = Field(default=None, description="of the CPU quota's periods")
+    memory_peak_mib: float | None = Field(default=None, description="page cache included")
+    memory_working_peak_mib: float | None = Field(default=None, description="without page cache")
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+
+
+class TritonMetrics(Record):
+    """What Triton's metrics endpoint told during the window, of one tenant's model."""
+
+    samples: int
+    pending_mean: float | None = Field(default=None, description="requests in the queue")
+    pending_peak: float | None = None
+    requests_ok: int | None = None
+    requests_failed: int | None = None
+    values: dict[str, float] = Field(
+        default={}, description="other metrics at the end of the window, by name and labels"
+    )
+
+
+class TenantEnergy(Record):
+    """An estimate of one tenant's part of the device's energy; the parts sum to the whole."""
+
+    energy_j: float
+    per_inference_j: float | None = None
+    method: str = Field(description="how the device's energy was split")
+
+
+class DevicePower(Record):
+    """Power, energy and state of one GPU in the window. None: the device does not tell."""
+
+    uuid: str
+    name: str | None = None
+    scope: Literal["gpu", "mig-parent"] = Field(
+        default="gpu", description="mig-parent: of the whole card, of which the device is a slice"
+    )
+    source: str = Field(default="nvml", description="nvml, or replay:<file>")
+    samples: int = 0
+    interval_ms: float | None = Field(default=None, description="typical interval of samples")
+    power_mean_w: float | None = None
+    power_peak_w: float | None = None
+    power_field: str | None = Field(
+        default=None, description="instant or average field that the power was read from"
+    )
+    power_average_mean_w: float | None = Field(
+        default=None, description="mean of the driver's averaged field"
+    )
+    power_limit_w: float | None = None
+    energy_counter_j: float | None = Field(default=None, description="by the energy counter")
+    energy_integral_j: float | None = Field(default=None, description="by integrating the power")
+    energy_differs: bool | None = Field(default=None, description="by more than 5%")
+    counter_period_ms: float | None = Field(default=None, description="inferred update period")
+    power_period_ms: float | None = Field(default=None, description="inferred update period")
+    bare_idle_w: float | None = Field(default=None, description="before any tenant ran")
+    context_idle_w: float | None = Field(default=None, description="tenants ready, no load")
+    per_inference_j: float | None = Field(
+        default=None, description="gross energy of an inference, all tenants; 5 s windows or more"
+    )
+    sm_clock_mean_mhz: float | None = None
+    memory_clock_mean_mhz: float | None = None
+    temperature_mean_c: float | None = None
+    temperature_peak_c: float | None = None
+    utilisation_mean_pct: float | None = Field(default=None, description="time with a kernel")
+    memory_utilisation_mean_pct: float | None = None
+    memory_mean_mib: float | None = None
+    memory_peak_mib: float | None = None
+    throttle_reasons: dict[str, float] = Field(
+        default={}, description="share of the samples with that reason, percent"
+    )
+
+
+class HostPower(Record):
+    """Energy of the host's processor packages in the window (RAPL, powercap)."""
+
+    energy_j: dict[str, float] = Field(description="by domain, such as package-0 and dram")
+    power_mean_w: dict[str, float]
+
+
+class MonitorReport(Record):
+    """Whether one monitor saw all that it should have."""
+
+    name: str
+    complete: bool = Field(description="False: it lost something, or could not run")
+    notes: tuple[str, ...] = ()
+
+
 class TenantMeasurement(Record):
     """What came out of one tenant of a cell."""
 
@@ -248,6 +473,15 @@ class TenantMeasurement(Record):
     model_hash: str | None = None
     config_hash: str | None = None
     ready_s: float | None = None
+    network: NetworkTimes | None = Field(default=None, description="by the monitor sniffer")
+    container: ContainerUsage | None = Field(default=None, description="by the monitor container")
+    metrics: TritonMetrics | None = Field(default=None, description="by the monitor triton")
+    energy: TenantEnergy | None = Field(default=None, description="by the monitor nvml")
+    cold_start: ColdStart | None = None
+    image: ImageInfo | None = None
+    weight_bytes: int | None = Field(default=None, description="of the model's weights")
+    sm_count: int | None = Field(default=None, description="SMs of the GPU that it saw")
+    extra: dict[str, Any] = Field(default={}, description="of other monitors, by their name")
 
 
 class Conditions(Record):
@@ -257,10 +491,13 @@ class Conditions(Record):
     runtime: str = Field(description="local, docker, remote, or import:<format>")
     share_mechanism: str | None = Field(default=None, description="cfs-quota, mps, mig, ...")
     share_period_us: int | None = None
+    share_step_pct: float | None = Field(default=None, description="granularity of shares")
     triton: str | None = None
     framework: str | None = Field(default=None, description="onnxruntime 1.23.0, ...")
     engine: str | None = Field(default=None, description="container engine and version")
-    image: str | None = Field(default=None, description="digest of the container image")
+    image: str | None = Field(
+        default=None, description="id of Triton's container image; other servers' are the tenants'"
+    )
     driver: str | None = None
     cuda: str | None = None
     cudnn: str | None = None
@@ -310,6 +547,10 @@ class Measurement(Record):
     cooldown: str | None = Field(default=None, description="how the cool-down ended")
     power_w: float | None = Field(default=None, description="mean power of the device")
     energy_j: float | None = Field(default=None, description="of the device over the window")
+    power: DevicePower | None = Field(default=None, description="by the monitor nvml")
+    host_power: HostPower | None = Field(default=None, description="by the monitor rapl")
+    monitors: tuple[MonitorReport, ...] = Field(default=(), description="those that ran")
+    extra: dict[str, Any] = Field(default={}, description="of other monitors, by their name")
 
 
 # --- a sweep ---------------------------------------------------------------------------------
@@ -318,7 +559,7 @@ class Measurement(Record):
 class SweepModel(Record):
     """One model of a sweep, and what differs from the sweep's own dimensions."""
 
-    name: str
+    name: ModelName
     batch_sizes: tuple[BatchSize, ...] | None = None
     shares: tuple[SharePct, ...] | None = None
     instances: tuple[Instances, ...] | None = None
@@ -327,6 +568,15 @@ class SweepModel(Record):
         default=None, description="of inputs with dynamic dimensions, without the batch"
     )
     inputs: str | None = Field(default=None, description=".npz, perf_analyzer JSON, or images")
+    http: HttpServer | None = Field(default=None, description="of a model server that is no Triton")
+
+
+class ContainerSize(Record):
+    """One size of container, where cores and memory go together."""
+
+    cpu_cores: Positive | None = None
+    memory_mib: Positive | None = None
+    gpu: bool | None = None
 
 
 class Stopping(Record):
@@ -352,7 +602,7 @@ class Sweep(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     device: str = "cpu"
-    runtime: str = Field(default="local", description="local, remote, or a plug-in's name")
+    runtime: str = Field(default="local", description="local, docker, remote, or a plug-in's name")
     address: str | None = Field(default=None, description="of the server (remote)")
     models: tuple[SweepModel, ...] = Field(min_length=1)
     repository: str | None = Field(default=None, description="a Triton model repository")
@@ -362,6 +612,10 @@ class Sweep(Record):
     input_scales: tuple[InputScale, ...] = (1.0,)
     cpu_cores: tuple[Positive | None, ...] = (None,)
     memory_mib: tuple[Positive | None, ...] = (None,)
+    gpu: tuple[bool | None, ...] = (None,)
+    sizes: tuple[ContainerSize, ...] | None = Field(
+        default=None, description="in the place of all combinations of cpu_cores, memory_mib, gpu"
+    )
     colocate: Literal["none", "pairs", "triples"] | tuple[tuple[str, ...], ...] = "none"
     colocate_batch_sizes: tuple[BatchSize, ...] | None = Field(
         default=None, description="of co-located cells; None: batch_sizes"
@@ -373,6 +627,11 @@ class Sweep(Record):
         default=None, ge=1, description="that many co-located cells, drawn with the seed"
     )
     server: ServerMode = "own"
+    image: str | None = Field(default=None, description="Triton's container image (docker)")
+    share_mechanism: str | None = Field(
+        default=None, description="cfs-quota, cpuset, mps, mig, time-slicing; None: the usual one"
+    )
+    monitors: tuple[str, ...] = Field(default=("client",), description="name or name:argument")
     protocol: Protocol = "http"
     load: Load = Load()
     stopping: Stopping = Stopping()

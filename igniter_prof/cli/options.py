@@ -104,6 +104,19 @@ def local_options(function: F) -> F:
     )
 
 
+def docker_options(function: F) -> F:
+    """Add what says how containers are started."""
+    return _add(
+        function,
+        [
+            click.option("--image", help="Container image with Triton (docker)."),
+            click.option(
+                "--pull", is_flag=True, help="Download images that are not there (docker)."
+            ),
+        ],
+    )
+
+
 def remote_options(function: F) -> F:
     """Add what says how a server that runs elsewhere is reached."""
     return _add(

@@ -17,7 +17,13 @@ from igniter_prof.cli.common import (
     tell,
     told_to_terminal,
 )
-from igniter_prof.cli.options import INTEGERS, NUMBERS, local_options, remote_options
+from igniter_prof.cli.options import (
+    INTEGERS,
+    NUMBERS,
+    docker_options,
+    local_options,
+    remote_options,
+)
 from igniter_prof.errors import INTERRUPTED, Unstable
 
 if TYPE_CHECKING:
@@ -37,13 +43,24 @@ if TYPE_CHECKING:
 @click.option("--input-scales", type=NUMBERS, help="Of image sides or text length, 0.1 to 2.0.")
 @click.option("--cpu-cores", type=NUMBERS, help="CPU caps, in cores.")
 @click.option("--memory-mib", type=NUMBERS, help="Memory caps, in MiB.")
+@click.option("--gpu", type=click.Choice(["on", "off", "both"]), help="Give tenants the GPU.")
 @click.option(
     "--colocate",
     type=click.Choice(["none", "pairs", "triples"]),
     help="Measure sets of different models together, too.",
 )
 @click.option("--device", help="cpu, cpu:<cores>, or cuda:<index or UUID>.")
-@click.option("--runtime", metavar="NAME", help="local (the default) or remote.")
+@click.option("--runtime", metavar="NAME", help="local (the default), docker or remote.")
+@click.option(
+    "--share-mechanism",
+    metavar="NAME",
+    help="cfs-quota or cpuset on a CPU; mps, mig or time-slicing on a GPU.",
+)
+@click.option(
+    "--monitors",
+    metavar="NAME[:ARGUMENT],…",
+    help="What watches from outside: client, container, sniffer, nvml, rapl, triton, replay:FILE.",
+)
 @click.option(
     "--server",
     type=click.Choice(["own", "shared"]),
@@ -70,6 +87,7 @@ if TYPE_CHECKING:
     help="Measure the cells of a CSV file instead of the sweep's own.",
 )
 @local_options
+@docker_options
 @remote_options
 @click.option(
     "--dry-run", is_flag=True, help="Print the cells and the time expected; measure none."
@@ -89,18 +107,20 @@ def command(
     grpc_address: str | None,
     ca_file: Path | None,
     headers: tuple[tuple[str, str], ...],
+    pull: bool,
     **flags: Any,
 ) -> int:
     """Measure models alone and co-located; the same command again resumes.
 
     What to measure is said in SWEEP.yaml (docs/profile.md), by flags, or both: flags win.
     """
+    from igniter_prof import monitors
     from igniter_prof.config import cells as cells_of
     from igniter_prof.config import load_sweep
     from igniter_prof.config.cells_csv import read_cells
-    from igniter_prof.config.devices import resolve_device
+    from igniter_prof.config.sweep import shared_server
     from igniter_prof.profiling import preflight, profile, sources_of
-    from igniter_prof.serving import ServeOptions
+    from igniter_prof.serving import ServeOptions, device_for
     from igniter_prof.session import CellContext
 
     table = None if cells_file is None else read_cells(cells_file)
@@ -109,17 +129,9 @@ def command(
     if sweep_file is None and not flags["models"]:
         raise click.UsageError("nothing to measure: give SWEEP.yaml, --models, or --cells")
     sweep = load_sweep(sweep_file, _overrides(flags, address=address, repository=repository))
-    remote = sweep.runtime == "remote" and sweep.address is not None
-    device = resolve_device(f"remote:{sweep.address}" if remote else sweep.device)
-    planned = cells_of(sweep, device.id)
-    if cells_file is not None:
-        table = read_cells(cells_file, device=device)  # now that it is known what it has
-        like = planned[0].model_copy(update={"baseline": False, "repeat": 0})
-        planned = [like.model_copy(update={"tenants": tenants}) for tenants in table.cells]
-        planned = list(dict.fromkeys(planned))
     options = ServeOptions(
         runtime=sweep.runtime,
-        server=planned[0].server,
+        server="shared" if shared_server(sweep) else "own",
         start_timeout_s=sweep.stopping.start_timeout_s,
         triton=triton,
         repository=Path(sweep.repository) if sweep.repository else None,
@@ -127,12 +139,26 @@ def command(
         grpc_address=grpc_address,
         ca_file=ca_file,
         headers=headers,
+        image=sweep.image,
+        pull=pull,
+        share_mechanism=sweep.share_mechanism,
+        http={model.name: model.http for model in sweep.models if model.http is not None},
     )
-    preflight(planned, device, options)
-    if remote and flags["shares"]:
+    device = device_for(sweep.device, options)
+    planned = cells_of(sweep, device.id)
+    if cells_file is not None:
+        table = read_cells(cells_file, device=device)  # now that it is known what it has
+        like = planned[0].model_copy(update={"baseline": False, "repeat": 0})
+        planned = [like.model_copy(update={"tenants": tenants}) for tenants in table.cells]
+        planned = list(dict.fromkeys(planned))
+    skips = preflight(planned, device, options)
+    lacking = monitors.check(sweep.monitors, device)
+    for spec, reason in lacking.items():
+        note(f"note: the monitor {spec} cannot run here: {reason}; going on without it")
+    if sweep.runtime == "remote" and flags["shares"]:
         note("note: a remote server takes no shares from us; they are left out")
     if dry_run:
-        _print_plan(sweep, planned, as_json)
+        _print_plan(sweep, planned, skips, as_json)
         return 0
     if out is None:
         raise click.UsageError("where to store it? give --out PROFILE_DIR")
@@ -143,6 +169,8 @@ def command(
         stopping=sweep.stopping,
         sources=sources_of(sweep, folder),
         seed=sweep.seed,
+        # one that cannot run stays named, so that each cell says why it is not there
+        monitors=sweep.monitors,
     )
     with _Display(len(planned)) as display:
         outcome = profile(
@@ -150,6 +178,7 @@ def command(
             planned,
             context,
             out,
+            skips=skips,
             on_cell=display.begin,
             on_progress=display.end,
             on_interrupt=display.interrupted,
@@ -174,6 +203,10 @@ def _overrides(
     given = {name: value for name, value in flags.items() if value is not None}
     if "models" in given:
         given["models"] = [name.strip() for name in given["models"].split(",") if name.strip()]
+    if "monitors" in given:
+        given["monitors"] = [name.strip() for name in given["monitors"].split(",") if name.strip()]
+    if "gpu" in given:
+        given["gpu"] = {"on": [True], "off": [False], "both": [True, False]}[given["gpu"]]
     load = {
         field: given.pop(flag)
         for flag, field in (
@@ -197,16 +230,21 @@ def _overrides(
     return given
 
 
-def _print_plan(sweep: Sweep, cells: list[Cell], as_json: bool) -> None:
+def _print_plan(sweep: Sweep, cells: list[Cell], skips: dict[str, str], as_json: bool) -> None:
     from igniter_prof.profiling import expected_s
     from igniter_prof.units import format_duration
 
-    low_s, high_s = expected_s(len(cells), sweep.stopping)
+    low_s, high_s = expected_s(len(cells) - len(skips), sweep.stopping)
     if as_json:
         print_json(
             {
                 "cells": [
-                    {"cell_id": cell.cell_id, **cell.model_dump(mode="json")} for cell in cells
+                    {
+                        "cell_id": cell.cell_id,
+                        "skipped": skips.get(cell.cell_id),
+                        **cell.model_dump(mode="json"),
+                    }
+                    for cell in cells
                 ],
                 "count": len(cells),
                 "expected_s": [round(low_s), round(high_s)],
@@ -217,10 +255,16 @@ def _print_plan(sweep: Sweep, cells: list[Cell], as_json: bool) -> None:
         f"{len(cells)} cells, {format_duration(low_s)} to {format_duration(high_s)}",
         ["#", "cell", "tenants", ""],
         [
-            [index + 1, cell.cell_id, cell.label, "baseline" if cell.baseline else ""]
+            [index + 1, cell.cell_id, cell.label, _remark(cell, skips)]
             for index, cell in enumerate(cells)
         ],
     )
+
+
+def _remark(cell: Cell, skips: dict[str, str]) -> str:
+    if cell.cell_id in skips:
+        return f"skipped: {skips[cell.cell_id]}"
+    return "baseline" if cell.baseline else ""
 
 
 @dataclasses.dataclass
@@ -279,6 +323,7 @@ def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         "cells": outcome.cells,
         "stored": len(outcome.measurements),
         "measured_now": outcome.measured,
+        "skipped_cells": outcome.skipped_cells,
         "failed_tenants": outcome.failed_tenants,
         "unstable_tenants": outcome.unstable_tenants,
         "drift_pct": drift_pct(outcome.measurements),
@@ -288,8 +333,10 @@ def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         print_json(summary)
         return
     drift = summary["drift_pct"]
+    skipped = f", {outcome.skipped_cells} skipped" if outcome.skipped_cells else ""
     drifted = "" if drift is None else f"; repeats of a solo cell differ by up to {drift:.1f} %"
     click.echo(
-        f"{out}: {summary['stored']} of {outcome.cells} cells stored ({outcome.measured} now),"
+        f"{out}: {summary['stored']} of {outcome.cells} cells stored"
+        f" ({outcome.measured} now{skipped}),"
         f" {outcome.failed_tenants} failed and {outcome.unstable_tenants} unstable tenants{drifted}"
     )

@@ -48,7 +48,7 @@ def resolve_device(spec: str) -> Device:
         kind="cpu",
         name=cpu_model() or os.uname().machine,
         cores=cores,
-        memory_mib=_host_memory_mib(),
+        memory_mib=host_memory_mib(),
     )
 
 
@@ -118,7 +118,8 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     return next(names, None)
 
 
-def _host_memory_mib() -> float:
+def host_memory_mib() -> float:
+    """Memory of this host."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / BYTES_PER_MIB
 
 

@@ -10,13 +10,22 @@ from typing import Any
 
 from igniter_prof.errors import BadInput
 from igniter_prof.files import parse, read_yaml
-from igniter_prof.records import Cell, Sweep, SweepModel, Tenant
+from igniter_prof.records import Cell, ContainerSize, Sweep, SweepModel, Tenant
 
 SET_SIZES = {"pairs": 2, "triples": 3}
 FULL_SHARE_PCT = 100.0
 MIN_CELLS_FOR_BASELINE = 4
 """In a smaller sweep the baselines would take longer than the cells."""
 ROUNDING = 1e-9
+_DIMENSIONS = (
+    "batch_sizes",
+    "shares",
+    "instances",
+    "input_scales",
+    "cpu_cores",
+    "memory_mib",
+    "gpu",
+)
 
 
 def load_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
@@ -48,8 +57,8 @@ def load_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
         document["models"] = [
             {"name": model} if isinstance(model, str) else model for model in document["models"]
         ]
-    for key in ("batch_sizes", "shares", "instances", "input_scales", "cpu_cores", "memory_mib"):
-        if isinstance(document.get(key), (int, float)):
+    for key in (*_DIMENSIONS, "monitors"):
+        if isinstance(document.get(key), (bool, int, float, str)):
             document[key] = [document[key]]
     sweep = parse(document, Sweep, where)
     _check(sweep, where)
@@ -99,10 +108,21 @@ def _check(sweep: Sweep, where: str) -> None:
             where=where,
             hint="--address host:port of its HTTP endpoint",
         )
-    if sweep.runtime == "remote" and (
-        any(value is not None for value in (*sweep.cpu_cores, *sweep.memory_mib))
-    ):
+    sizes = _sizes(sweep)
+    if sweep.runtime == "remote" and sizes != [ContainerSize()]:
         raise BadInput("caps cannot be set on a remote server", where=where)
+    if sweep.sizes is not None:
+        for key in ("cpu_cores", "memory_mib", "gpu"):
+            if getattr(sweep, key) != (None,):
+                raise BadInput(
+                    f"sizes and {key} are both set", where=where, hint="sizes says it all"
+                )
+    for model in sweep.models:
+        if model.http is not None and sweep.protocol == "grpc":
+            raise BadInput(
+                f"'{model.name}' is served over HTTP, and the sweep's protocol is grpc",
+                where=f"{where}, protocol",
+            )
 
 
 def cells(sweep: Sweep, device_id: str) -> list[Cell]:
@@ -143,6 +163,16 @@ def shared_server(sweep: Sweep) -> bool:
     return sweep.server == "shared" or sweep.runtime == "remote"
 
 
+def _sizes(sweep: Sweep) -> list[ContainerSize]:
+    """The sizes of container over which each model is measured."""
+    if sweep.sizes is not None:
+        return list(sweep.sizes)
+    return [
+        ContainerSize(cpu_cores=cores, memory_mib=memory, gpu=gpu)
+        for cores, memory, gpu in itertools.product(sweep.cpu_cores, sweep.memory_mib, sweep.gpu)
+    ]
+
+
 def _cell(sweep: Sweep, device_id: str, tenants: tuple[Tenant, ...]) -> Cell:
     return Cell(
         device=device_id,
@@ -157,23 +187,23 @@ def _variants(
     sweep: Sweep, model: SweepModel, batch_sizes: Sequence[int], shares: Sequence[float | None]
 ) -> Iterator[Tenant]:
     """A model's tenants over all dimensions."""
-    for share, batch, instances, scale, cores, memory in itertools.product(
+    for share, batch, instances, scale, size in itertools.product(
         shares,
         batch_sizes,
         model.instances or sweep.instances,
         model.input_scales or sweep.input_scales,
-        sweep.cpu_cores,
-        sweep.memory_mib,
+        _sizes(sweep),
     ):
         yield Tenant(
             model=model.name,
             batch_size=batch,
             # on a CPU share and core cap are the same knob: a cap takes the share's place
-            share_pct=None if cores is not None else share,
+            share_pct=None if size.cpu_cores is not None else share,
             instances=instances,
             input_scale=scale,
-            cpu_cores=cores,
-            memory_mib=memory,
+            cpu_cores=size.cpu_cores,
+            memory_mib=size.memory_mib,
+            gpu=size.gpu,
         )
 
 

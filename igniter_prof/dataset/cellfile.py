@@ -4,6 +4,7 @@
 intended instants (the first: to the measurement's monotonic anchor), the delay from intended to
 sent, the latency from sent to done (all ns), the phase and whether it succeeded. Small numbers
 deflate well (about 7 bytes a request, not 26), and ``numpy.load`` reads them anywhere.
+``traces/<name>.npy`` are what monitors sampled, as they gave it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,11 @@ from igniter_prof.records import REQUEST_DTYPE, Measurement
 Requests = NDArray[np.void]
 """(n,), REQUEST_DTYPE; times are ns of the host's monotonic clock."""
 
+Traces = Mapping[str, NDArray[Any]]
+"""What monitors sampled, by name: structured arrays, ``at_ns`` of the monotonic clock."""
+
 SUFFIX = ".zip"
+TRACES = "traces/"
 MEASUREMENT = "measurement.json"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of writing: the same content is the same file
@@ -42,7 +48,9 @@ _DAMAGE = (
 )
 
 
-def encode(measurement: Measurement, requests: Sequence[Requests]) -> bytes:
+def encode(
+    measurement: Measurement, requests: Sequence[Requests], traces: Traces | None = None
+) -> bytes:
     """The content of a cell's file; the same cell gives the same bytes (with the same zlib)."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -51,6 +59,10 @@ def encode(measurement: Measurement, requests: Sequence[Requests]) -> bytes:
             buffer = io.BytesIO()
             np.save(buffer, _pack(rows, measurement.anchor_monotonic_ns), allow_pickle=False)
             _write(archive, _requests_name(index), buffer.getvalue())
+        for name, samples in sorted((traces or {}).items()):
+            buffer = io.BytesIO()
+            np.save(buffer, samples, allow_pickle=False)
+            _write(archive, f"{TRACES}{name}.npy", buffer.getvalue())
     return out.getvalue()
 
 
@@ -84,6 +96,23 @@ def read_requests(path: Path) -> tuple[Measurement, list[Requests]]:
     except _DAMAGE as error:
         raise damaged(path, error) from error
     return measurement, requests
+
+
+def read_traces(path: Path) -> dict[str, NDArray[Any]]:
+    """What the monitors sampled in a cell, by name. Raises BadInput: the file is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.startswith(TRACES)]
+        return {
+            name.removeprefix(TRACES).removesuffix(".npy"): np.load(
+                io.BytesIO(data), allow_pickle=False
+            )
+            for name, data in zip(names, _members(path, names), strict=True)
+        }
+    except FileNotFoundError as error:
+        raise BadInput("no such cell in the profile", where=str(path)) from error
+    except _DAMAGE as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, error: Exception) -> BadInput:

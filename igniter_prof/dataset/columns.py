@@ -6,7 +6,7 @@ They follow from the records: a field added there is a column here, with the fie
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -14,13 +14,21 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from igniter_prof.records import (
+    ColdStart,
     Conditions,
+    ContainerUsage,
+    DevicePower,
+    HostPower,
+    ImageInfo,
     LatencySummary,
     Measurement,
+    NetworkTimes,
     Quantile,
     ServerTimes,
     Tenant,
+    TenantEnergy,
     TenantMeasurement,
+    TritonMetrics,
     Usage,
     labels,
 )
@@ -126,6 +134,14 @@ _AFTER = [
     Column("cooldown", str, "how the cool-down ended", lambda m, k: m.cooldown),
     Column("power_w", float, "mean power of the device", lambda m, k: m.power_w),
     Column("energy_j", float, "energy of the device over the window", lambda m, k: m.energy_j),
+    Column(
+        "monitors",
+        str,
+        "the monitors that ran; ! marks one that lost something",
+        lambda m, k: (
+            ",".join(each.name + ("" if each.complete else "!") for each in m.monitors) or None
+        ),
+    ),
 ]
 
 
@@ -172,11 +188,14 @@ def _fields(
     ]
 
 
-def _latency(attribute: str) -> list[Column]:
-    """The columns of one latency summary."""
+def _latency(prefix: str, path: Sequence[str] = ()) -> list[Column]:
+    """The columns of one latency summary; ``path`` leads to it from a tenant's measurement."""
 
     def summary(measurement: Measurement, index: int) -> LatencySummary | None:
-        found: LatencySummary | None = getattr(measurement.tenants[index], attribute)
+        found: Any = measurement.tenants[index]
+        for name in path or (prefix,):
+            found = None if found is None else getattr(found, name)
+        assert found is None or isinstance(found, LatencySummary)
         return found
 
     def quantile(name: str) -> Callable[[Measurement, int], Quantile | None]:
@@ -187,9 +206,9 @@ def _latency(attribute: str) -> list[Column]:
         return find
 
     names = ("p50", "p95", "p99")
-    columns = _fields(LatencySummary, f"{attribute}_", summary, skip=names)
+    columns = _fields(LatencySummary, f"{prefix}_", summary, skip=names)
     for name in names:
-        columns += _fields(Quantile, f"{attribute}_{name}_", quantile(name))
+        columns += _fields(Quantile, f"{prefix}_{name}_", quantile(name))
     return columns
 
 
@@ -197,17 +216,51 @@ def _tenant(measurement: Measurement, index: int) -> TenantMeasurement:
     return measurement.tenants[index]
 
 
-_NESTED = ("tenant", "latency", "latency_intended", "server_times", "usage")
+_NESTED: dict[str, tuple[str, type[BaseModel]]] = {
+    "server_": ("server_times", ServerTimes),
+    "usage_": ("usage", Usage),
+    "network_": ("network", NetworkTimes),
+    "container_": ("container", ContainerUsage),
+    "metrics_": ("metrics", TritonMetrics),
+    "estimate_": ("energy", TenantEnergy),
+    "cold_start_": ("cold_start", ColdStart),
+    "image_": ("image", ImageInfo),
+}
+"""Records in a tenant's measurement, by the prefix of their columns."""
+_SUMMARIES = {"network": ("server", "total")}
+"""Latency summaries in these records."""
+
+
+def _nested(prefix: str) -> list[Column]:
+    """The columns of one record in a tenant's measurement."""
+    name, record = _NESTED[prefix]
+
+    def find(measurement: Measurement, index: int) -> BaseModel | None:
+        found: BaseModel | None = getattr(measurement.tenants[index], name)
+        return found
+
+    summaries = _SUMMARIES.get(name, ())
+    columns = _fields(record, prefix, find, skip=summaries)
+    for summary in summaries:
+        columns += _latency(f"{prefix}{summary}", (name, summary))
+    return columns
+
 
 COLUMNS: tuple[Column, ...] = (
     *_CELL,
     *_fields(Tenant, "", lambda m, k: m.tenants[k].tenant),
-    *_fields(TenantMeasurement, "", _tenant, skip=_NESTED),
+    *_fields(
+        TenantMeasurement,
+        "",
+        _tenant,
+        skip=("tenant", "latency", "latency_intended", *(name for name, _ in _NESTED.values())),
+    ),
     *_latency("latency"),
     *_latency("latency_intended"),
-    *_fields(ServerTimes, "server_", lambda m, k: m.tenants[k].server_times),
-    *_fields(Usage, "usage_", lambda m, k: m.tenants[k].usage),
+    *(column for prefix in _NESTED for column in _nested(prefix)),
     *_AFTER,
+    *_fields(DevicePower, "device_", lambda m, k: m.power),
+    *_fields(HostPower, "host_", lambda m, k: m.host_power),
     *_fields(Conditions, "condition_", lambda m, k: m.conditions),
 )
 """All columns, in order."""

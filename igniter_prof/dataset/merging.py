@@ -78,7 +78,8 @@ def _write(
     renumbered = identical = 0
     with ProfileStore.create(path, manifest) as store:
         for source, measurement in cells:
-            requests = source.requests(measurement.cell_id)
+            original = measurement.cell_id
+            requests = source.requests(original)
             # one measurement is the same whatever the repeat that it is numbered with
             content = hashlib.sha256(encode(_renumber(measurement, 0), requests)).digest()
             if content in contents:
@@ -91,7 +92,7 @@ def _write(
                 measurement = _renumber(measurement, free)
                 renumbered += 1
             numbers.add(measurement.cell.repeat)
-            store.append(measurement, requests)
+            store.append(measurement, requests, source.traces(original))
     return Merged(len(contents), renumbered, identical)
 
 

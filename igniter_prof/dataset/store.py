@@ -13,9 +13,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
 
 from igniter_prof.dataset import cellfile
-from igniter_prof.dataset.cellfile import Requests
+from igniter_prof.dataset.cellfile import Requests, Traces
 from igniter_prof.dataset.conditions import (
     common,
     differing_fields,
@@ -136,13 +139,19 @@ class ProfileStore:
         """The ids of the stored cells, from the names of their files."""
         return {path.name.removesuffix(cellfile.SUFFIX) for path in self.cell_paths()}
 
-    def append(self, measurement: Measurement, requests: Sequence[Requests]) -> None:
+    def append(
+        self,
+        measurement: Measurement,
+        requests: Sequence[Requests],
+        traces: Traces | None = None,
+    ) -> None:
         """Store a cell; it is on disk when this returns.
 
         Args:
             measurement: of this profile's device.
             requests: one (n,) array of REQUEST_DTYPE a tenant, in the order of the tenants; times
                 in ns of the monotonic clock, in the order in which they ended.
+            traces: what monitors sampled, by name.
 
         Raises:
             BadInput: the cell is stored already, of another device, or was measured under
@@ -162,7 +171,7 @@ class ProfileStore:
             raise BadInput("this cell is stored already", where=str(path))
         conditions = [*self._stored_conditions(), measurement.conditions]
         require_agreement(conditions, str(self.path))
-        content = cellfile.encode(measurement, requests)
+        content = cellfile.encode(measurement, requests, traces)
         with atomic_write(path) as out:
             out.write(content)
         self._conditions = common(conditions)
@@ -198,6 +207,14 @@ class ProfileStore:
             BadInput: there is no such cell, or its file is damaged.
         """
         return cellfile.read_requests(self.cell_path(cell_id))[1]
+
+    def traces(self, cell_id: str) -> dict[str, NDArray[Any]]:
+        """What the monitors sampled in a cell, by name.
+
+        Raises:
+            BadInput: there is no such cell, or its file is damaged.
+        """
+        return cellfile.read_traces(self.cell_path(cell_id))
 
     def digest(self) -> str:
         """SHA-256 over the manifest and the cells' files: what a fit says that it came from."""

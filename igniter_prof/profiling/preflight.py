@@ -10,8 +10,11 @@ from igniter_prof.records import Cell, Device
 from igniter_prof.serving import ServeOptions
 
 
-def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> None:
+def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> dict[str, str]:
     """Check that each cell could be served, as far as that is known without starting anything.
+
+    Returns:
+        The ids of cells that are more than this host has, each with the reason.
 
     Raises:
         BadInput: an unknown runtime or model, shares or caps that the device cannot give, a
@@ -25,12 +28,26 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> N
                 where=options.address,
                 hint="--grpc-address host:port",
             )
-        return
+        return {}
     repository = options.repository
     if repository is not None and not repository.is_dir():
         raise BadInput("no such folder", where=str(repository), hint="check --repository")
     for model in sorted({tenant.model for cell in cells for tenant in cell.tenants}):
+        if model in options.http:
+            continue
         if repository is None or not (repository / model).is_dir():
             zoo.resolve(model)
+    skips = {}
     for cell in cells:
-        serving.check_tenants(cell.tenants, device, cell.server)
+        reason = serving.exceeds(cell.tenants, device)
+        if reason is None:
+            serving.check_tenants(cell.tenants, device, cell.server)
+        else:
+            skips[cell.cell_id] = reason
+    if len(skips) == len(cells):
+        raise BadInput(
+            f"every cell is more than this host has: {next(iter(skips.values()))}",
+            where=device.id,
+            hint="smaller cpu_cores, memory_mib or sizes",
+        )
+    return skips

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,13 @@ from igniter_prof.dataset import ProfileStore
 from igniter_prof.files import now_utc
 from igniter_prof.load import InputSource
 from igniter_prof.records import Cell, Measurement, ProfileManifest, Stopping, Sweep, digest_of
-from igniter_prof.session import CellContext, run_cell
+from igniter_prof.session import CellContext, run_cell, skipped
 
 START_STOP_S = 4.0
 """Typical time to start and stop the servers of a cell; for the estimate only."""
 
-CellFunction = Callable[[Cell, CellContext], tuple[Measurement, list[Any]]]
+CellFunction = Callable[[Cell, CellContext], Sequence[Any]]
+"""From a cell to its measurement, raw requests, and perhaps traces (``MeasuredCell``)."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,17 @@ class Outcome:
 
     @property
     def failed_tenants(self) -> int:
-        """Tenants that did not end ``ok``, over all planned cells that are stored."""
-        return sum(tenant.status != "ok" for each in self.measurements for tenant in each.tenants)
+        """Tenants that ended neither ``ok`` nor ``skipped``, over all cells that are stored."""
+        return sum(
+            tenant.status not in ("ok", "skipped")
+            for each in self.measurements
+            for tenant in each.tenants
+        )
+
+    @property
+    def skipped_cells(self) -> int:
+        """Cells that are more than this host has."""
+        return sum(each.tenants[0].status == "skipped" for each in self.measurements)
 
     @property
     def unstable_tenants(self) -> int:
@@ -66,6 +76,7 @@ def profile(
     context: CellContext,
     out: Path,
     *,
+    skips: Mapping[str, str] | None = None,
     measure_cell: CellFunction = run_cell,
     on_progress: Callable[[Progress], None] | None = None,
     on_cell: Callable[[int, Cell], None] | None = None,
@@ -80,7 +91,8 @@ def profile(
         cells: in the order in which they are measured.
         context: the device and how its cells are served.
         out: the profile's folder.
-        measure_cell: from a cell to a measurement.
+        skips: ids of cells that this host cannot measure, and why; stored as such.
+        measure_cell: from a cell to what is stored of it.
         on_progress: told after each cell.
         on_cell: told before each cell, with the number of cells done so far.
         on_interrupt: told of the first interrupt.
@@ -100,6 +112,7 @@ def profile(
         cells_hash=digest_of(sorted(planned)),
     )
     measured = 0
+    skips = skips or {}
     with ProfileStore.create(out, manifest) as store, _finish_first(on_interrupt) as interrupted:
         # all are read now: a damaged file is to be told of before hours of measuring
         found = [one for one in store.measurements() if one.cell_id in planned]
@@ -111,8 +124,12 @@ def profile(
                 break
             if on_cell is not None:
                 on_cell(len(done), cell)
-            measurement, requests = measure_cell(cell, context)
-            store.append(measurement, requests)
+            if cell.cell_id in skips:
+                result: Sequence[Any] = skipped(cell, context, skips[cell.cell_id])
+            else:
+                result = measure_cell(cell, context)
+            store.append(*result)
+            measurement = result[0]
             found.append(measurement)
             done.add(cell.cell_id)
             measured += 1

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from igniter_prof.config.devices import remote_device, resolve_device
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.records import Device, Tenant
 from igniter_prof.serving.conditions import host_conditions, server_conditions
@@ -21,7 +22,7 @@ from igniter_prof.serving.launched import LaunchedState, attach, launch, launche
 from igniter_prof.serving.local import deploy_local
 from igniter_prof.serving.marks import reap
 from igniter_prof.serving.remote import deploy_remote, parse_header
-from igniter_prof.serving.shares import SHARE_PERIOD_US, check_tenants
+from igniter_prof.serving.shares import SHARE_PERIOD_US, check_tenants, exceeds
 
 if TYPE_CHECKING:
     Runtime = Callable[
@@ -38,6 +39,8 @@ __all__ = [
     "check_runtime",
     "check_tenants",
     "deploy",
+    "device_for",
+    "exceeds",
     "host_conditions",
     "launch",
     "launched_states",
@@ -74,6 +77,17 @@ def deploy(
     """
     options = options or ServeOptions()
     return _runtime(options.runtime)(device, tenants, options, progress)
+
+
+def device_for(spec: str, options: ServeOptions) -> Device:
+    """The device that a user names, as the runtime sees it: a remote server's host is not ours.
+
+    Raises:
+        BadInput, MissingCapability: as ``config.devices.resolve_device``.
+    """
+    if options.runtime == "remote" and options.address is not None:
+        return remote_device(options.address)
+    return resolve_device(spec)
 
 
 def check_runtime(name: str) -> None:

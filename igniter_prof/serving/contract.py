@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from igniter_prof.records import Endpoint, ServerMode, Status, Usage
+from igniter_prof.records import Endpoint, HttpServer, ServerMode, Status, Usage
 
 Backend = Literal["python", "onnxruntime", "tensorrt"]
 Progress = Callable[[str], None]
@@ -22,7 +22,7 @@ class ServeOptions:
     """How tenants are served; resolved once, then only passed down."""
 
     runtime: str = "local"
-    """``local``, ``remote``, or the name of an entry point ``igniter_prof.runtimes``."""
+    """``local``, ``docker``, ``remote``, or an entry point of ``igniter_prof.runtimes``."""
     triton: Path | None = None
     """A ``tritonserver`` to use instead of the one on PATH or the cached wheel (local)."""
     repository: Path | None = None
@@ -43,6 +43,14 @@ class ServeOptions:
     """Certificates that a TLS server is checked against; None: the system's (remote)."""
     headers: tuple[tuple[str, str], ...] = ()
     """Names and values sent with every request, such as Authorization. Never stored (remote)."""
+    image: str | None = None
+    """Triton's container image; None: the usual one (docker)."""
+    pull: bool = False
+    """Whether images that are not there may be downloaded; only a user's flag says so (docker)."""
+    share_mechanism: str | None = None
+    """``cfs-quota``, ``cpuset``, ``mps``, ``mig``, ``time-slicing``; None: the device's usual."""
+    http: Mapping[str, HttpServer] = field(default_factory=dict)
+    """The models that are served by no Triton, and how (docker, remote)."""
 
     def __repr__(self) -> str:
         # header values are secrets: a traceback or a log must not show them

@@ -11,7 +11,7 @@ All tenants are loaded from before the window until every request meant for the 
 answered, so that each counted request met all its neighbours.
 """
 
-from igniter_prof.session.cell import CellContext, run_cell
+from igniter_prof.session.cell import CellContext, MeasuredCell, run_cell, skipped
 from igniter_prof.session.measuring import (
     Observed,
     Rows,
@@ -24,6 +24,7 @@ from igniter_prof.session.surroundings import come_to_rest, conditions_of
 
 __all__ = [
     "CellContext",
+    "MeasuredCell",
     "Observed",
     "Rows",
     "Window",
@@ -33,4 +34,5 @@ __all__ = [
     "lagged_pct",
     "measure",
     "run_cell",
+    "skipped",
 ]

@@ -1,4 +1,4 @@
-"""The cell function: deploy, measure, stop, rest."""
+"""The cell function: watch, deploy, measure, stop, rest."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from igniter_prof.config.devices import client_cores
 from igniter_prof.files import now_utc
 from igniter_prof.load import InputSource, generators
+from igniter_prof.monitors import CLIENT
 from igniter_prof.records import (
     MEASURED,
+    REQUEST_DTYPE,
     Cell,
+    ColdStart,
     Conditions,
     Device,
     Endpoint,
+    LatencySummary,
     Load,
     Measurement,
     Stopping,
@@ -30,8 +37,12 @@ from igniter_prof.serving import (
 )
 from igniter_prof.session.measuring import Rows, Window, failed_window, lagged_pct, measure
 from igniter_prof.session.surroundings import come_to_rest, conditions_of
+from igniter_prof.session.watch import Watch
 from igniter_prof.statistics import answered_rps, latencies_ms, summarise
-from igniter_prof.units import NS_PER_S
+from igniter_prof.units import NS_PER_MS, NS_PER_S
+
+STEADY_WITHIN = 0.1
+"""A start is over with the first inference this near to the steady latency."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +54,25 @@ class CellContext:
     stopping: Stopping
     sources: Mapping[str, InputSource] = field(default_factory=dict)
     seed: int = 0
+    monitors: tuple[str, ...] = (CLIENT,)
+    """``name`` or ``name:argument``; those that can run here."""
 
 
-def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]:
+class MeasuredCell(NamedTuple):
+    """All that is stored of a cell."""
+
+    measurement: Measurement
+    requests: list[Rows]
+    """Of each tenant, (n,) of REQUEST_DTYPE."""
+    traces: Mapping[str, npt.NDArray[Any]] = {}
+    """What monitors sampled, by name."""
+
+
+def run_cell(cell: Cell, context: CellContext) -> MeasuredCell:
     """Deploy a cell's tenants, measure them, stop them, and let the machine come to rest.
 
     A tenant that cannot start, dies, times out or refuses its requests is a result: it has that
     status, and its neighbours are ``invalid``.
-
-    Returns:
-        The measurement, and for each tenant its raw requests, (n,) of REQUEST_DTYPE.
 
     Raises:
         MissingCapability: this machine cannot run the cell at all.
@@ -62,13 +82,17 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
     anchor = _Anchor.now()
     conditions: Conditions | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    cores = client_cores(context.device)[0]
+    watch = Watch(context.monitors, context.device)
     try:
         with (
             generators(len(cell.tenants)) as clients,
+            watch,
             deploy(context.device, cell.tenants, options=context.options) as deployment,
         ):
             endpoints = deployment.endpoints
             conditions = conditions_of(deployment, context.device)
+            watch.attach(deployment, cell.protocol, cores)
             window = measure(
                 deployment,
                 clients,
@@ -76,15 +100,17 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
                 sources=[_source(context, tenant) for tenant in cell.tenants],
                 protocol=cell.protocol,
                 stopping=context.stopping,
-                cores=client_cores(context.device)[0],
+                cores=cores,
                 seed=_seed(context.seed, cell),
             )
+            watch.look(window, cell.tenants)
     except TenantFailure as failure:
         window = failed_window(cell.tenants, failure)
     cooldown = come_to_rest(context.device, context.stopping.cooldown_s)
     tenants = []
     for index, (tenant, seen) in enumerate(zip(cell.tenants, window.tenants, strict=True)):
         endpoint = endpoints[index] if endpoints else None
+        statistics = _statistics(seen.rows, cell.load, tenant.batch_size, window)
         tenants.append(
             TenantMeasurement(
                 tenant=tenant,
@@ -92,7 +118,7 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
                 detail=seen.detail,
                 stable=seen.stable,
                 verdict=seen.verdict,
-                **_statistics(seen.rows, cell.load, tenant.batch_size, window),
+                **statistics,
                 server_times=seen.server_times,
                 usage=seen.usage,
                 client_cpu_pct=seen.client_cpu_pct,
@@ -101,6 +127,11 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
                 model_hash=endpoint.model_hash if endpoint else None,
                 config_hash=endpoint.config_hash if endpoint else None,
                 ready_s=endpoint.ready_s if endpoint else None,
+                cold_start=cold_start(endpoint, seen.rows, statistics.get("latency")),
+                image=endpoint.image if endpoint else None,
+                weight_bytes=endpoint.weight_bytes if endpoint else None,
+                sm_count=endpoint.sm_count if endpoint else None,
+                **watch.tenant_fields(index),
             )
         )
     measurement = Measurement(
@@ -116,8 +147,56 @@ def run_cell(cell: Cell, context: CellContext) -> tuple[Measurement, list[Rows]]
         window_end_ns=window.end_ns,
         duration_s=round(time.monotonic() - began, 3),
         cooldown=cooldown,
+        **watch.fields(),
     )
-    return measurement, [seen.rows for seen in window.tenants]
+    return MeasuredCell(measurement, [seen.rows for seen in window.tenants], watch.traces)
+
+
+def skipped(cell: Cell, context: CellContext, reason: str) -> MeasuredCell:
+    """What is stored of a cell that this host cannot measure."""
+    anchor = _Anchor.now()
+    measurement = Measurement(
+        cell_id=cell.cell_id,
+        cell=cell,
+        tenants=tuple(
+            TenantMeasurement(tenant=tenant, status="skipped", detail=reason)
+            for tenant in cell.tenants
+        ),
+        conditions=conditions_of(None, context.device, context.options.runtime),
+        started_at=anchor.started_at,
+        anchor_monotonic_ns=anchor.monotonic_ns,
+        anchor_wall_ns=anchor.wall_ns,
+        boot_id=anchor.boot_id,
+        duration_s=0.0,
+    )
+    return MeasuredCell(measurement, [np.zeros(0, REQUEST_DTYPE) for _ in cell.tenants])
+
+
+def cold_start(
+    endpoint: Endpoint | None, rows: Rows, latency: LatencySummary | None
+) -> ColdStart | None:
+    """The phases of a tenant's start, with those that only its requests tell.
+
+    Args:
+        endpoint: as its runtime timed its start; None: it did not start.
+        rows: its requests, (n,) of REQUEST_DTYPE; the first is the first inference of its server.
+        latency: of the counted window.
+    """
+    if endpoint is None or endpoint.cold_start is None:
+        return None
+    answered = rows[rows["ok"] == 1]
+    if len(answered) == 0:
+        return endpoint.cold_start
+    order = np.argsort(answered["sent_ns"], kind="stable")
+    all_ms = ((answered["done_ns"] - answered["sent_ns"]) / NS_PER_MS)[order]
+    steady_ms = latency.p50.value_ms if latency is not None and latency.p50 is not None else None
+    after = None
+    if steady_ms is not None:
+        near = np.flatnonzero(np.abs(all_ms - steady_ms) <= STEADY_WITHIN * steady_ms)
+        after = int(near[0]) if len(near) else None
+    return endpoint.cold_start.model_copy(
+        update={"first_ms": float(all_ms[0]), "steady_ms": steady_ms, "steady_after": after}
+    )
 
 
 def _source(context: CellContext, tenant: Tenant) -> InputSource:

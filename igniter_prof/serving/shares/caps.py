@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from igniter_prof.config.devices import host_memory_mib
 from igniter_prof.errors import BadInput
 from igniter_prof.records import Device, ServerMode, Tenant
 
@@ -23,10 +25,12 @@ class Caps:
 
     cpu_cores: float | None = None
     memory_mib: float | None = None
+    cpuset: tuple[int, ...] = ()
+    """The only cores that it may use; empty: those of the device."""
 
     @property
     def any(self) -> bool:
-        """Whether there is a limit at all."""
+        """Whether there is a limit at all (a set of cores needs no control group)."""
         return self.cpu_cores is not None or self.memory_mib is not None
 
     @property
@@ -74,6 +78,24 @@ def caps_of(tenant: Tenant, device: Device) -> Caps:
             hint=f"on {device.id} that is a share of {100 * least / len(device.cores):g}%",
         )
     return caps
+
+
+def exceeds(tenants: Sequence[Tenant], device: Device) -> str | None:
+    """Why these tenants are more than a device and its host have; None if they are not.
+
+    No mistake in what was asked for: a sweep for larger machines has such cells, and skips them.
+    """
+    cores = len(device.cores) if device.kind == "cpu" else (os.cpu_count() or 0)
+    for tenant in tenants:
+        if tenant.gpu and device.kind != "cuda":
+            return f"{tenant.model} wants a GPU, and {device.id} is none"
+        if tenant.cpu_cores is not None and cores and tenant.cpu_cores > cores:
+            return f"{tenant.model} wants {tenant.cpu_cores:g} cores, there are {cores}"
+    wanted_mib = sum(tenant.memory_mib or 0 for tenant in tenants)
+    there_mib = host_memory_mib() if device.kind == "cuda" else device.memory_mib
+    if there_mib is not None and wanted_mib > there_mib:
+        return f"the memory caps add up to {wanted_mib:g} MiB, there are {there_mib:.0f}"
+    return None
 
 
 def check_tenants(tenants: Sequence[Tenant], device: Device, server: ServerMode) -> None:

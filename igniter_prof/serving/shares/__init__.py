@@ -1,0 +1,24 @@
+"""Shares of a device: CPU quota, MPS percentage, MIG slice, time slicing."""
+
+from igniter_prof.serving.shares.caps import (
+    MIN_QUOTA_US,
+    SHARE_PERIOD_US,
+    Caps,
+    caps_of,
+    check_tenants,
+    exceeds,
+    threads_of,
+)
+from igniter_prof.serving.shares.contract import Grant, Mechanism
+
+__all__ = [
+    "MIN_QUOTA_US",
+    "SHARE_PERIOD_US",
+    "Caps",
+    "Grant",
+    "Mechanism",
+    "caps_of",
+    "check_tenants",
+    "exceeds",
+    "threads_of",
+]

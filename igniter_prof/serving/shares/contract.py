@@ -1,0 +1,81 @@
+"""How a tenant gets its share of a device: what every share mechanism offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol
+
+from igniter_prof.records import Tenant
+from igniter_prof.serving.shares.caps import Caps
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What one tenant's server is started with, so that it has its share; container or process."""
+
+    caps: Caps = field(default_factory=Caps)
+    """CPU quota or cores, and memory."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its process, such as CUDA_MPS_ACTIVE_THREAD_PERCENTAGE."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Folders of the host that a container needs, writable, to where in it (MPS's pipes)."""
+    host_ipc: bool = False
+    """Whether a container needs the host's IPC namespace (MPS does)."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPU or MIG slice that it may see; empty: none."""
+    user: int | None = None
+    """The user id that it must run as (MPS: that of the daemon); None: any."""
+
+
+class Mechanism(Protocol):
+    """One way of sharing a device. A context: what it starts (a daemon) ends with it."""
+
+    @property
+    def name(self) -> str:
+        """``cfs-quota``, ``cpuset``, ``mps``, ``mig``, ``time-slicing``; stored with each cell."""
+
+    @property
+    def step_pct(self) -> float | None:
+        """Granularity of shares, in percent of the device; None: not known, or none."""
+
+    @property
+    def period_us(self) -> int | None:
+        """The period in which a share is given; None where there is none."""
+
+    def __enter__(self) -> Mechanism:
+        """Start what it needs. Raises MissingCapability, OutsideFailure."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End what it started, and only that."""
+
+    def grant(self, index: int) -> Grant:
+        """What the tenant of that index is started with. Raises BadInput."""
+
+    def verify(self, index: int, pids: Sequence[int]) -> None:
+        """Check that a tenant which is ready really has its share.
+
+        Args:
+            index: of the tenant.
+            pids: the processes of its server, as this host numbers them.
+
+        Raises:
+            OutsideFailure: it runs without (MPS: its process is none of the daemon's clients), so
+                that its numbers would be of something else.
+        """
+
+    def sm_count(self, index: int) -> int | None:
+        """How many SMs the tenant sees of the GPU; None where that is not known."""
+
+
+class MechanismFactory(Protocol):
+    """Makes a mechanism for the tenants of one deployment; starts nothing yet."""
+
+    def __call__(self, device_id: str, tenants: Sequence[Tenant]) -> Mechanism:
+        """Raises BadInput where these tenants cannot share that device in this way."""

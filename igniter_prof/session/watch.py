@@ -1,0 +1,138 @@
+"""The monitors of one cell: entered, attached, asked, left; none of them can fail the cell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from igniter_prof import monitors
+from igniter_prof.errors import IgprofError
+from igniter_prof.monitors import Counted, Monitor, Scene, Seen
+from igniter_prof.records import MEASURED, Device, MonitorReport, Tenant
+from igniter_prof.serving import Deployment
+from igniter_prof.session.measuring import Window
+
+
+@dataclass
+class _Watcher:
+    """One monitor, and what became of it."""
+
+    name: str
+    monitor: Monitor | None
+    seen: Seen | None = None
+    trouble: str | None = None
+
+
+class Watch:
+    """The monitors of one cell. A context; enter it before the tenants start."""
+
+    def __init__(self, specs: Sequence[str], device: Device) -> None:
+        self._specs = specs
+        self._device = device
+        self._stack = contextlib.ExitStack()
+        self._watchers: list[_Watcher] = []
+        self.traces: dict[str, npt.NDArray[Any]] = {}
+
+    def __enter__(self) -> Watch:
+        for spec in self._specs:
+            watcher = _Watcher(spec.partition(":")[0], None)
+            self._watchers.append(watcher)
+            with _noted(watcher):
+                monitor = monitors.make(spec, self._device)
+                if monitor is not None:
+                    watcher.monitor = self._stack.enter_context(monitor)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def attach(self, deployment: Deployment, protocol: str, cores: tuple[int, ...]) -> None:
+        """Let all monitors watch the endpoints; the load may start when this returns."""
+        scene = Scene(
+            device=self._device,
+            endpoints=deployment.endpoints,
+            protocol=protocol,
+            cores=cores,
+            usage=deployment.usage,
+            headers=deployment.headers,
+            ca_file=deployment.ca_file,
+        )
+        for watcher in self._watching():
+            with _noted(watcher):
+                assert watcher.monitor is not None
+                watcher.monitor.attach(scene)
+
+    def look(self, window: Window, tenants: Sequence[Tenant]) -> None:
+        """Ask all monitors what they saw; call it while the tenants still run."""
+        if window.start_ns is None or window.end_ns is None:
+            return
+        rows = [seen.rows for seen in window.tenants]
+        counted = Counted(
+            start_ns=window.start_ns,
+            end_ns=window.end_ns,
+            inferences=tuple(
+                int(((part["phase"] == MEASURED) & (part["ok"] == 1)).sum()) * tenant.batch_size
+                for part, tenant in zip(rows, tenants, strict=True)
+            ),
+            requests=tuple(rows),
+        )
+        for watcher in self._watching():
+            with _noted(watcher):
+                assert watcher.monitor is not None
+                watcher.seen = watcher.monitor.seen(counted)
+                self.traces.update(watcher.seen.traces)
+
+    def tenant_fields(self, index: int) -> dict[str, Any]:
+        """Fields of TenantMeasurement, of all monitors together."""
+        return _merged(seen.tenants[index] for seen in self._all_seen() if seen.tenants)
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of Measurement, of all monitors together, with a report on each."""
+        found = _merged(seen.fields for seen in self._all_seen())
+        return {**found, "monitors": tuple(_report(watcher) for watcher in self._watchers)}
+
+    def _watching(self) -> list[_Watcher]:
+        return [each for each in self._watchers if each.monitor is not None and not each.trouble]
+
+    def _all_seen(self) -> list[Seen]:
+        return [each.seen for each in self._watchers if each.seen is not None]
+
+
+@contextlib.contextmanager
+def _noted(watcher: _Watcher) -> Any:
+    """What goes wrong with a monitor is a note of its cell: the client's clock goes on."""
+    try:
+        yield
+    except IgprofError as error:
+        watcher.trouble = error.what if error.hint is None else f"{error.what} ({error.hint})"
+
+
+def _report(watcher: _Watcher) -> MonitorReport:
+    if watcher.trouble is not None:
+        return MonitorReport(name=watcher.name, complete=False, notes=(watcher.trouble,))
+    if watcher.monitor is None:  # the client's clock
+        return MonitorReport(name=watcher.name, complete=True)
+    if watcher.seen is None:
+        return MonitorReport(name=watcher.name, complete=False, notes=("nothing was measured",))
+    return MonitorReport(
+        name=watcher.name, complete=watcher.seen.complete, notes=watcher.seen.notes
+    )
+
+
+def _merged(parts: Any) -> dict[str, Any]:
+    """Fields of several monitors; those of plug-ins, in ``extra``, are laid side by side."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            found[name] = {**found.get(name, {}), **value} if name == "extra" else value
+    return found
