@@ -120,7 +120,7 @@ def command(
     from igniter_prof.config.cells_csv import read_cells
     from igniter_prof.config.sweep import shared_server
     from igniter_prof.profiling import preflight, profile, sources_of
-    from igniter_prof.serving import ServeOptions, device_for
+    from igniter_prof.serving import ServeOptions, device_for, exceeds
     from igniter_prof.session import CellContext
 
     table = None if cells_file is None else read_cells(cells_file)
@@ -145,7 +145,7 @@ def command(
         http={model.name: model.http for model in sweep.models if model.http is not None},
     )
     device = device_for(sweep.device, options)
-    planned = cells_of(sweep, device.id)
+    planned = cells_of(sweep, device.id, fits=lambda tenants: not exceeds(tenants, device))
     if cells_file is not None:
         table = read_cells(cells_file, device=device)  # now that it is known what it has
         like = planned[0].model_copy(update={"baseline": False, "repeat": 0})

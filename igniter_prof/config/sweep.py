@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,19 @@ def _check(sweep: Sweep, where: str) -> None:
             )
 
 
-def cells(sweep: Sweep, device_id: str) -> list[Cell]:
+def cells(
+    sweep: Sweep, device_id: str, *, fits: Callable[[Sequence[Tenant]], bool] | None = None
+) -> list[Cell]:
     """All cells of a sweep, in the order in which they are to be measured.
 
     The order is random with the sweep's seed, and after every ``baseline_every`` cells the first
     solo cell is measured again (``baseline``), so that drift of the machine can be told apart from
     what the dimensions do.
+
+    Args:
+        sweep: what is asked for.
+        device_id: of the device.
+        fits: whether the host can measure some tenants at all; a baseline must.
 
     Raises:
         BadInput: the sweep has no cells.
@@ -147,7 +154,8 @@ def cells(sweep: Sweep, device_id: str) -> list[Cell]:
     random.Random(sweep.seed).shuffle(drawn)
     if sweep.baseline_every == 0 or len(drawn) < MIN_CELLS_FOR_BASELINE:
         return drawn
-    baseline = points[0].model_copy(update={"baseline": True})
+    able = (point for point in points if fits is None or fits(point.tenants))
+    baseline = next(able, points[0]).model_copy(update={"baseline": True})
     ordered: list[Cell] = []
     turns = itertools.count()
     for index, cell in enumerate(drawn):

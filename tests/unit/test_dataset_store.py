@@ -32,6 +32,24 @@ def test_a_cell_comes_back_as_it_was_stored(tmp_path: Path) -> None:
         np.testing.assert_array_equal(part, original)
 
 
+def test_traces_come_back_and_damage_is_noticed(tmp_path: Path) -> None:
+    measurement, requests = sample()
+    samples = np.array([(1, 2.5), (3, np.nan)], [("at_ns", "<i8"), ("power_w", "<f8")])
+    with ProfileStore.create(tmp_path / "p", manifest()) as store:
+        store.append(measurement, requests, {"nvml": samples})
+        store.append(*sample(cell(repeat=1)))
+    store = ProfileStore.open(tmp_path / "p")
+    (name,) = found = store.traces(measurement.cell_id)
+    assert name == "nvml"
+    assert found["nvml"].dtype == samples.dtype
+    assert found["nvml"].tobytes() == samples.tobytes()
+    assert store.traces(cell(repeat=1).cell_id) == {}
+    file = store.cell_path(measurement.cell_id)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(BadInput, match="damaged"):
+        store.traces(measurement.cell_id)
+
+
 def test_measurements_are_sorted_by_their_start(tmp_path: Path) -> None:
     cells = [sample(cell(repeat=number), start=10 - number) for number in range(5)]
     store = ProfileStore.open(write(tmp_path / "p", cells))

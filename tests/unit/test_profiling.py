@@ -11,11 +11,12 @@ import pytest
 from igniter_prof.config import cells as cells_of
 from igniter_prof.config import load_sweep
 from igniter_prof.dataset import ProfileStore
+from igniter_prof.dataset.checking import check_profile
 from igniter_prof.errors import BadInput, OutsideFailure
-from igniter_prof.profiling import expected_s, profile
-from igniter_prof.records import Cell, Stopping
+from igniter_prof.profiling import expected_s, preflight, profile
+from igniter_prof.records import Cell, Device, Stopping, Tenant
 from igniter_prof.serving import ServeOptions
-from igniter_prof.session import CellContext
+from igniter_prof.session import CellContext, conditions_of
 from tests.dataset_samples import CONDITIONS, DEVICE, measured, rows
 
 SWEEP = load_sweep(
@@ -70,6 +71,41 @@ def test_the_same_command_again_measures_only_what_is_missing(tmp_path: Path) ->
     assert second.asked == [cell.cell_id for cell in CELLS[2:]]
     assert outcome.measured == 2
     assert ProfileStore.open(tmp_path / "p").done_ids() == {cell.cell_id for cell in CELLS}
+
+
+def test_cells_that_exceed_the_host_are_stored_with_the_reason(tmp_path: Path) -> None:
+    measure = Measure()
+    measure.conditions = conditions_of(None, DEVICE)
+    skips = {CELLS[1].cell_id: "a wants 64 cores, there are 2"}
+    outcome = _profile(tmp_path / "p", measure, skips=skips)
+    assert CELLS[1].cell_id not in measure.asked
+    assert (outcome.measured, outcome.skipped_cells, outcome.failed_tenants) == (4, 1, 0)
+    stored = {m.cell_id: m for m in ProfileStore.open(tmp_path / "p").measurements()}
+    tenant = stored[CELLS[1].cell_id].tenants[0]
+    assert (tenant.status, tenant.detail) == ("skipped", "a wants 64 cores, there are 2")
+    assert not [f for f in check_profile(tmp_path / "p") if f.level == "error"]
+    again = _profile(tmp_path / "p", Measure(), skips=skips)
+    assert again.measured == 0
+
+
+def test_what_exceeds_the_host_is_known_before_the_sweep() -> None:
+    device = Device(id="cpu:0-1", kind="cpu", name="a CPU", cores=(0, 1), memory_mib=4096)
+    wanted = [
+        Tenant(model="mlp", cpu_cores=2, memory_mib=1024),
+        Tenant(model="mlp", cpu_cores=8),
+        Tenant(model="mlp", memory_mib=16384),
+        Tenant(model="mlp", gpu=True),
+    ]
+    cells = [Cell(device=device.id, tenants=(tenant,)) for tenant in wanted]
+    skips = preflight(cells, device, ServeOptions())
+    assert [skips.get(cell.cell_id) for cell in cells] == [
+        None,
+        "mlp wants 8 cores, there are 2",
+        "the memory caps add up to 16384 MiB, there are 4096",
+        "mlp wants a GPU, and cpu:0-1 is none",
+    ]
+    with pytest.raises(BadInput, match="every cell is more than this host has"):
+        preflight(cells[1:], device, ServeOptions())
 
 
 def test_the_first_interrupt_finishes_the_cell_in_flight(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ class FakeTriton(BaseHTTPRequestHandler):
             "/v2": {"name": "triton", "version": "2.51.0"},
             "/v2/models/mlp": {"name": "mlp", "inputs": [{"name": "x"}]},
             "/v2/models/mlp/ready": {},
-            "/v2/models/a%20b%2Fc": {"name": "a b/c", "inputs": [{"name": "x"}]},
-            "/v2/models/a%20b%2Fc/ready": {},
+            "/v2/models/a%20b%3Fc": {"name": "a b?c", "inputs": [{"name": "x"}]},
+            "/v2/models/a%20b%3Fc/ready": {},
             "/v2/models/stats": {"model_stats": [{"name": "mlp"}]},
         }
         status = 200 if self.path in answers else 400
@@ -147,10 +147,10 @@ def test_a_server_that_leaves_between_two_questions_is_an_outside_failure(
 
 
 def test_names_of_models_are_quoted(address: str) -> None:
-    with deploy(DEVICE, [Tenant(model="a b/c")], options=remote(address)) as deployment:
+    with deploy(DEVICE, [Tenant(model="a b?c")], options=remote(address)) as deployment:
         assert deployment.ending(0) is None
         api = TritonApi(deployment.endpoints[0], headers=deployment.headers)
-        assert api.metadata()["name"] == "a b/c"
+        assert api.metadata()["name"] == "a b?c"
 
 
 def test_tls_is_checked_against_the_given_certificate(certificate: Path) -> None:

@@ -14,9 +14,12 @@ from igniter_prof.monitors import TritonApi
 from igniter_prof.records import (
     AFTER,
     MEASURED,
+    REQUEST_DTYPE,
     WARMUP,
     Cell,
+    ColdStart,
     Device,
+    Endpoint,
     Load,
     Stopping,
     Tenant,
@@ -25,8 +28,9 @@ from igniter_prof.records import (
 from igniter_prof.serving import ServeOptions, TenantFailure
 from igniter_prof.session import CellContext, Window, measure, run_cell
 from igniter_prof.session import cell as cell_module
-from igniter_prof.session.measuring import usage_between
-from igniter_prof.statistics import latencies_ms
+from igniter_prof.session.cell import cold_start
+from igniter_prof.session.measuring import _phased, usage_between
+from igniter_prof.statistics import latencies_ms, summarise
 from tests.kserve import FakeDeployment, KServe, kserve
 
 DEVICE = Device(id="cpu:0", kind="cpu", name="a CPU", cores=(0,))
@@ -249,7 +253,7 @@ def test_a_cell_becomes_a_measurement(
 
     monkeypatch.setattr(cell_module, "deploy", deploy)
     cell = _cell()
-    measurement, (rows,) = run_cell(cell, _context())
+    measurement, (rows,), _ = run_cell(cell, _context())
     (tenant,) = measurement.tenants
     assert measurement.cell_id == cell.cell_id
     assert tenant.status == "ok"
@@ -267,10 +271,29 @@ def test_a_tenant_that_cannot_start_is_a_result(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(cell_module, "deploy", deploy)
     cell = _cell(tenants=(Tenant(model="a"), Tenant(model="b")))
-    measurement, rows = run_cell(cell, _context())
+    measurement, rows, _ = run_cell(cell, _context())
     assert [tenant.status for tenant in measurement.tenants] == ["oom", "invalid"]
     assert measurement.tenants[0].latency is None
     assert [len(part) for part in rows] == [0, 0]
+
+
+def _request_rows(latencies_ms: list[float]) -> Any:
+    rows = np.zeros(len(latencies_ms), REQUEST_DTYPE)
+    rows["sent_ns"] = 1_000_000_000 * np.arange(len(rows))
+    rows["done_ns"] = rows["sent_ns"] + (1e6 * np.array(latencies_ms)).astype(np.int64)
+    rows["ok"] = 1
+    return rows
+
+
+def test_a_cold_start_ends_with_the_first_steady_inference() -> None:
+    tenant = Tenant(model="a")
+    endpoint = Endpoint(tenant=tenant, model_name="a", cold_start=ColdStart(create_s=0.5))
+    rows = _request_rows([200.0, 40.0, 11.5, 10.5, 9.0, *[10.0] * 50])
+    latency = summarise(latencies_ms(_phased(rows.copy(), 0, None)))
+    found = cold_start(endpoint, rows[::-1], latency)  # rows come in the order of their ends
+    assert found == ColdStart(create_s=0.5, first_ms=200.0, steady_ms=10.0, steady_after=3)
+    assert cold_start(endpoint, rows[:0], None) == endpoint.cold_start
+    assert cold_start(Endpoint(tenant=tenant, model_name="a"), rows, latency) is None
 
 
 def test_usage_is_a_difference_of_counters_and_keeps_peaks() -> None:

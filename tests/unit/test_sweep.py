@@ -41,6 +41,34 @@ def test_share_splits_can_be_given() -> None:
     assert [tuple(t.share_pct for t in cell.tenants) for cell in pairs] == [(30.0, 70.0)]
 
 
+def test_cores_memory_and_gpu_are_dimensions() -> None:
+    found = cells(_sweep(cpu_cores=[1, 2], memory_mib=512, gpu=[True, False]), "cpu:0-1")
+    sizes = {(t.cpu_cores, t.memory_mib, t.gpu, t.share_pct) for c in found for t in c.tenants}
+    assert sizes == {(c, 512.0, g, None) for c in (1.0, 2.0) for g in (True, False)}
+
+
+def test_sizes_go_together_and_take_the_place_of_the_dimensions() -> None:
+    sizes = [{"cpu_cores": 1, "memory_mib": 2048}, {"cpu_cores": 2, "memory_mib": 4096}]
+    found = cells(_sweep(sizes=sizes), "cpu:0-1")
+    assert {(t.cpu_cores, t.memory_mib) for c in found for t in c.tenants} == {(1, 2048), (2, 4096)}
+    with pytest.raises(BadInput, match="sizes and cpu_cores are both set"):
+        _sweep(sizes=sizes, cpu_cores=[1])
+    with pytest.raises(BadInput, match="caps cannot be set on a remote server"):
+        _sweep(sizes=sizes, runtime="remote", address="localhost:1")
+
+
+def test_the_baseline_is_a_cell_that_the_host_can_measure() -> None:
+    sweep = _sweep(cpu_cores=[8, 4, 1], baseline_every=2)
+    found = cells(sweep, "cpu:0-1", fits=lambda tenants: (tenants[0].cpu_cores or 0) <= 2)
+    assert {c.tenants[0].cpu_cores for c in found if c.baseline} == {1.0}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/etc", ".", "..", "-x", "", "a\nb", "a\\b"])
+def test_a_model_name_is_that_of_a_folder(name: str) -> None:
+    with pytest.raises(BadInput, match="name"):
+        _sweep(models=[{"name": name}])
+
+
 def test_a_model_beside_itself_is_one_cell_in_either_order() -> None:
     sweep = _sweep(shares=(40.0, 60.0), colocate=[["a", "a"]])
     pairs = [cell for cell in cells(sweep, "cpu:0") if len(cell.tenants) == 2]
