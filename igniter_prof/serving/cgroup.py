@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,8 @@ class Group:
     cpu: Path
     cpuacct: Path
     memory: Path | None
+    io: Path | None = None
+    """Version 1: of the blkio controller; None: nobody counts its I/O (version 2: in ``cpu``)."""
 
     @property
     def name(self) -> str:
@@ -101,9 +104,11 @@ class Group:
                 (self.cpu / "cpu.max").write_text(f"max {SHARE_PERIOD_US}")
 
     def usage(self) -> Usage | None:
-        """CPU time, throttling, memory peak (page cache included) and OOM kills so far.
+        """CPU time, throttling, memory, OOM kills and I/O so far.
 
-        None if the group is gone. Throttling is None where there is no quota.
+        None if the group is gone. Throttling is None where there is no quota. Version 1 charges
+        to a group only what it reads and what it writes synchronously, not what is written back
+        later.
         """
         stat = _table(self.cpu / "cpu.stat")
         if not stat:
@@ -116,18 +121,51 @@ class Group:
         else:
             cpu_s = stat["usage_usec"] / US_PER_S if "usage_usec" in stat else None
             throttled_s = stat.get("throttled_usec", 0) / US_PER_S
-        peak = None
-        if self.memory is not None:
-            names = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}
-            peak = _number(self.memory / names[self.version])
+        peak, now, working = self._memory()
+        read, written = self._io()
         return Usage(
             cpu_s=cpu_s,
             periods=stat.get("nr_periods") if limited else None,
             throttled_periods=stat.get("nr_throttled") if limited else None,
             throttled_s=throttled_s if limited else None,
-            memory_peak_mib=None if peak is None else peak / BYTES_PER_MIB,
+            memory_peak_mib=_mib(peak),
             oom_kills=self.oom_kills(),
+            memory_mib=_mib(now),
+            memory_working_mib=_mib(working),
+            read_bytes=read,
+            written_bytes=written,
         )
+
+    def _memory(self) -> tuple[int | None, int | None, int | None]:
+        """Bytes: the peak and now (page cache included), and now without page cache."""
+        if self.memory is None:
+            return None, None, None
+        if self.version == 1:
+            peak = _number(self.memory / "memory.max_usage_in_bytes")
+            now = _number(self.memory / "memory.usage_in_bytes")
+        else:
+            peak = _number(self.memory / "memory.peak")
+            now = _number(self.memory / "memory.current")
+        return peak, now, without_cache(now, _table(self.memory / "memory.stat"))
+
+    def _io(self) -> tuple[int | None, int | None]:
+        """Bytes read from and written to block devices."""
+        if self.version == 2:
+            path = self.cpu / "io.stat"
+            counted = re.findall(r"\b([rw])bytes=(\d+)", _text(path))
+        elif self.io is None:
+            return None, None
+        else:
+            path = self.io / "blkio.throttle.io_service_bytes_recursive"
+            if not path.exists():
+                path = self.io / "blkio.throttle.io_service_bytes"
+            counted = re.findall(r"^\S+ ([RW])\w+ (\d+)$", _text(path), re.MULTILINE)
+        if not path.exists():
+            return None, None
+        totals = {"r": 0, "w": 0}
+        for kind, count in counted:
+            totals[kind.lower()] += int(count)
+        return totals["r"], totals["w"]
 
     def _limited(self) -> bool:
         if self.version == 1:
@@ -253,6 +291,64 @@ def named(prefix: str, *, root: Path = ROOT, own: Path | None = None) -> list[Gr
     return list(found.values())
 
 
+def of_process(pid: int, *, root: Path = ROOT, proc: Path = Path("/proc")) -> Group | None:
+    """The group that a process is in, whoever made it; None if its files cannot be seen here.
+
+    The drivers of container engines (cgroupfs, systemd) name groups differently: the process
+    knows. A path that leads out of our own cgroup namespace (``/..``) cannot be seen.
+    """
+    kind = version(root)
+    paths = _own(proc / str(pid) / "cgroup")
+    if kind is None or not paths:
+        return None
+    keys = ("cpu", "cpuacct", "memory", "blkio") if kind == 1 else ("",)
+    folders = {}
+    for key in keys:
+        path = paths.get(key)
+        if path is not None and "/.." not in path:
+            folder = (root / key).resolve() / path.lstrip("/")
+            if folder.is_dir():
+                folders[key] = folder
+    if kind == 2:
+        folder = folders.get("", root)
+        return (
+            None if folder == root else Group(version=2, cpu=folder, cpuacct=folder, memory=folder)
+        )
+    if "cpu" not in folders:
+        return None
+    return Group(
+        version=1,
+        cpu=folders["cpu"],
+        cpuacct=folders.get("cpuacct", folders["cpu"]),
+        memory=folders.get("memory"),
+        io=folders.get("blkio"),
+    )
+
+
+def without_cache(now: int | None, stat: Mapping[str, int]) -> int | None:
+    """Memory in use less the page cache, in bytes; None where it is not told.
+
+    Shared memory (and tmpfs) counts as cache, but cannot be dropped: it stays in. Where it is not
+    told by itself (engines, version 1), it is what is anonymous by the lists of pages and not
+    resident.
+
+    Args:
+        now: memory in use, page cache included.
+        stat: ``memory.stat`` of either version.
+    """
+    cache = stat.get("total_cache", stat.get("cache", stat.get("file")))
+    if now is None or cache is None:
+        return None
+    shared = stat.get("total_shmem", stat.get("shmem"))
+    if shared is None:
+        anonymous = [stat.get(f"total_{key}") for key in ("inactive_anon", "active_anon", "rss")]
+        if any(value is None for value in anonymous):
+            return None
+        inactive, active, resident = (value or 0 for value in anonymous)
+        shared = max(0, inactive + active - resident)
+    return max(0, now - max(0, cache - shared))
+
+
 def read(folders: Sequence[str], kind: Version) -> Group:
     """The group that a stored state names (see ``Group.folders``)."""
     paths = [Path(folder) for folder in folders]
@@ -362,6 +458,10 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def _mib(count: int | None) -> float | None:
+    return None if count is None else count / BYTES_PER_MIB
 
 
 def _number(path: Path) -> int | None:

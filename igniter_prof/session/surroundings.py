@@ -26,7 +26,9 @@ def conditions_of(
     """The conditions under which a deployment (None: it could not start) runs on this host."""
     cores, apart = client_cores(device)
     served = server_conditions(deployment) if deployment is not None else {"runtime": runtime}
-    return Conditions(client_cores=cores, client_apart=apart, **host_conditions(), **served)
+    # an engine elsewhere knows its own host better
+    known = {**host_conditions(), **served}
+    return Conditions(client_cores=cores, client_apart=apart, **known)
 
 
 def come_to_rest(device: Device, limit_s: float) -> str | None:
