@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -107,6 +108,16 @@ def ensure(path: Path | None = None, progress: Progress = silent) -> Installatio
 def cached() -> bool:
     """Whether the wheel is unpacked already, so that no network is needed."""
     return _server_folder().is_dir() and any(root().glob("python-*"))
+
+
+def unpacked(progress: Progress = silent) -> Path:
+    """The wheel's contents, for a container image; nothing of it need run on this machine.
+
+    Raises:
+        MissingCapability: it cannot be downloaded, or no disk space is left.
+    """
+    with _locked():
+        return _server(Path(sys.prefix), progress)
 
 
 def unsupported() -> str | None:

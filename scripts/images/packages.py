@@ -1,0 +1,88 @@
+"""Python packages for an image, installed on this machine whatever Python it has."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from packaging.markers import Marker, default_environment
+
+from igniter_prof import files
+from igniter_prof.errors import MissingCapability
+
+PYTHON = "3.11"
+"""The CPython of the images."""
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
+TIMEOUT_S = 900
+
+
+def install(lock: Path, progress: Callable[[str], None]) -> Path:
+    """A folder with the packages of a lock file for the images' Python, made once.
+
+    Raises:
+        MissingCapability: they cannot be downloaded, or the cache cannot be written.
+    """
+    wanted = for_python(lock.read_text())
+    digest = hashlib.sha256(f"{PYTHON} {PLATFORMS} {wanted}".encode()).hexdigest()[:12]
+    root = files.make_cached(files.cache_dir() / "images")
+    folder = root / f"packages-{digest}"
+    if folder.is_dir():
+        return folder
+    progress(f"downloading the packages of {lock.name} for CPython {PYTHON}")
+    with tempfile.TemporaryDirectory(prefix=".packages-", dir=root) as temporary:
+        requirements = Path(temporary) / "requirements.txt"
+        requirements.write_text(wanted)
+        target = Path(temporary) / "target"
+        command = [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            *("--no-input", "--require-hashes", "--no-deps", "--no-compile", "--target"),
+            *(str(target), "--only-binary=:all:", "--implementation=cp"),
+            *(f"--python-version={PYTHON}", "--retries=2", "--timeout=20"),
+            *(f"--platform={platform}" for platform in PLATFORMS),
+            *("-r", str(requirements)),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+        if done.returncode != 0:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            raise MissingCapability(
+                f"packages for an image cannot be downloaded: {(errors or [done.stderr])[-1]}",
+                where=str(lock),
+                hint="they are needed once: connect to a network, or set PIP_INDEX_URL",
+            )
+        shutil.rmtree(target / "bin", ignore_errors=True)  # names this machine's Python
+        target.chmod(0o755)
+        target.rename(folder)
+    return folder
+
+
+def for_python(lock: str) -> str:
+    """A lock file without what the images' Python leaves out.
+
+    pip decides markers by the Python that it runs with, even where it installs for another one.
+    """
+    environment = {str(key): str(value) for key, value in default_environment().items()} | {
+        "python_version": PYTHON,
+        "python_full_version": f"{PYTHON}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    kept = []
+    for requirement in re.split(r"\n(?=[A-Za-z0-9])", lock):
+        head, _, hashes = requirement.partition("\\\n")
+        name, _, marker = head.partition(";")
+        if not re.match(r"[A-Za-z0-9]", name):
+            continue  # the comment at the top
+        if not marker.strip() or Marker(marker.strip()).evaluate(environment):
+            kept.append(f"{name.strip()} \\\n{hashes}")
+    return "\n".join(kept) + "\n"
