@@ -411,6 +411,11 @@ class DevicePower(Record):
     energy_counter_j: float | None = Field(default=None, description="by the energy counter")
     energy_integral_j: float | None = Field(default=None, description="by integrating the power")
     energy_differs: bool | None = Field(default=None, description="by more than 5%")
+    energy_error_j: float | None = Field(
+        default=None,
+        description="of the counter, else of the integral: window ends and the sensor's sampling,"
+        " not its calibration",
+    )
     counter_period_ms: float | None = Field(default=None, description="inferred update period")
     power_period_ms: float | None = Field(default=None, description="inferred update period")
     bare_idle_w: float | None = Field(default=None, description="before any tenant ran")
@@ -631,7 +636,9 @@ class Sweep(Record):
     share_mechanism: str | None = Field(
         default=None, description="cfs-quota, cpuset, mps, mig, time-slicing; None: the usual one"
     )
-    monitors: tuple[str, ...] = Field(default=("client",), description="name or name:argument")
+    monitors: tuple[str, ...] = Field(
+        default=("client", "container"), description="name or name:argument"
+    )
     protocol: Protocol = "http"
     load: Load = Load()
     stopping: Stopping = Stopping()

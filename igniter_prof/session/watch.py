@@ -115,6 +115,8 @@ def _noted(watcher: _Watcher) -> Any:
         yield
     except IgprofError as error:
         watcher.trouble = error.what if error.hint is None else f"{error.what} ({error.hint})"
+    except Exception as error:  # a plug-in may raise anything: that costs what it saw, no more
+        watcher.trouble = f"{type(error).__name__}: {error}"
 
 
 def _report(watcher: _Watcher) -> MonitorReport:
