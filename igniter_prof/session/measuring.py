@@ -458,6 +458,10 @@ def usage_between(before: Usage | None, after: Usage | None) -> Usage | None:
         throttled_s=minus("throttled_s"),
         memory_peak_mib=after.memory_peak_mib,
         oom_kills=after.oom_kills,
+        memory_mib=after.memory_mib,
+        memory_working_mib=after.memory_working_mib,
+        read_bytes=minus("read_bytes"),
+        written_bytes=minus("written_bytes"),
     )
 
 
