@@ -47,7 +47,6 @@ def test_a_memory_cap_alone_is_a_limit_without_a_quota() -> None:
         (Tenant(model="m", share_pct=50, cpu_cores=1), FOUR, "same knob"),
         (Tenant(model="m", cpu_cores=5), FOUR, "more than the 4 cores"),
         (Tenant(model="m", share_pct=1), FOUR, "share of 2.5%"),
-        (Tenant(model="m", share_pct=50), GPU, "GPU"),
     ],
 )
 def test_limits_that_cannot_be_are_refused(tenant: Tenant, device: Device, message: str) -> None:

@@ -5,13 +5,14 @@ from igniter_prof.serving.shares.caps import (
     SHARE_PERIOD_US,
     Caps,
     caps_of,
-    check_tenants,
     exceeds,
     threads_of,
 )
+from igniter_prof.serving.shares.choice import MECHANISMS, check_tenants, mechanism_for
 from igniter_prof.serving.shares.contract import Grant, Mechanism
 
 __all__ = [
+    "MECHANISMS",
     "MIN_QUOTA_US",
     "SHARE_PERIOD_US",
     "Caps",
@@ -20,5 +21,6 @@ __all__ = [
     "caps_of",
     "check_tenants",
     "exceeds",
+    "mechanism_for",
     "threads_of",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from igniter_prof.config.devices import host_memory_mib
 from igniter_prof.errors import BadInput
-from igniter_prof.records import Device, ServerMode, Tenant
+from igniter_prof.records import Device, Tenant
 
 SHARE_PERIOD_US = 10_000
 """Period of every CPU quota. Measured in docs/serving.md: with 10 ms the achieved share is exact
@@ -49,12 +49,7 @@ def caps_of(tenant: Tenant, device: Device) -> Caps:
     where = f"tenant {tenant.model}"
     cores = tenant.cpu_cores
     if device.kind == "cuda":
-        if tenant.share_pct is not None and tenant.share_pct < 100:
-            raise BadInput(
-                f"a share of {tenant.share_pct:g}% of a GPU cannot be given by the local runtime",
-                where=where,
-                hint="leave the share out, or use a CPU device",
-            )
+        pass  # the share is one of the GPU's, and no matter of control groups
     elif tenant.share_pct is not None:
         if cores is not None:
             raise BadInput(
@@ -98,33 +93,9 @@ def exceeds(tenants: Sequence[Tenant], device: Device) -> str | None:
     return None
 
 
-def check_tenants(tenants: Sequence[Tenant], device: Device, server: ServerMode) -> None:
-    """Raise BadInput where these tenants cannot be served together."""
-    if not tenants:
-        raise BadInput("there are no tenants to serve")
-    total = sum(tenant.share_pct or 0 for tenant in tenants)
-    if total > 100 + 1e-6:
-        raise BadInput(
-            f"the shares add up to {total:g}%", where=device.id, hint="at most 100% is there"
-        )
-    for tenant in tenants:
-        caps = caps_of(tenant, device)
-        if server == "shared" and caps.any:
-            raise BadInput(
-                "a shared server has no shares and no caps of its tenants",
-                where=f"tenant {tenant.model}",
-                hint="leave share_pct, cpu_cores and memory_mib out, or use 'server: own'",
-            )
-    models = [tenant.model for tenant in tenants]
-    twice = next((model for model in models if models.count(model) > 1), None)
-    if server == "shared" and twice is not None:
-        raise BadInput(
-            f"model '{twice}' is there twice, and a Triton holds a name only once",
-            hint="use 'server: own', or 'instances' of one tenant",
-        )
-
-
 def threads_of(caps: Caps, device: Device) -> int:
-    """Threads for the framework's pool: the quota's cores rounded up, else all of the device."""
-    cores = caps.cpu_cores if caps.cpu_cores is not None else float(len(device.cores))
+    """Threads for the framework's pool: the quota's cores rounded up, else all that it may use."""
+    cores = float(len(caps.cpuset or device.cores))
+    if caps.cpu_cores is not None:
+        cores = caps.cpu_cores
     return max(1, math.ceil(cores - 1e-9))

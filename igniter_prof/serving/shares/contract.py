@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from igniter_prof.records import Tenant
+from igniter_prof.records import Device, Tenant
 from igniter_prof.serving.shares.caps import Caps
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from igniter_prof.serving.contract import ServeOptions
+    from igniter_prof.serving.marks import Mark
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,72 @@ class Mechanism(Protocol):
     def sm_count(self, index: int) -> int | None:
         """How many SMs the tenant sees of the GPU; None where that is not known."""
 
+    def trouble(self, *, fresh: bool = False) -> str | None:
+        """Why no tenant's numbers mean anything any more; None while all is well.
+
+        May be called often: what is costly to ask is asked every few seconds only, or at once with
+        ``fresh``.
+        """
+
 
 class MechanismFactory(Protocol):
     """Makes a mechanism for the tenants of one deployment; starts nothing yet."""
 
-    def __call__(self, device_id: str, tenants: Sequence[Tenant]) -> Mechanism:
-        """Raises BadInput where these tenants cannot share that device in this way."""
+    def __call__(
+        self,
+        device: Device,
+        tenants: Sequence[Tenant],
+        options: ServeOptions,
+        mark: Mark | None,
+    ) -> Mechanism:
+        """Raises BadInput where these tenants cannot share that device in this way.
+
+        Args:
+            device: what is shared.
+            tenants: of one cell or plan's device.
+            options: how they are served.
+            mark: what is started carries it; None: a mark of its own.
+        """
+
+
+class Plain:
+    """What most mechanisms have in common: nothing is started, and nothing can go wrong later."""
+
+    name = ""
+    step_pct: float | None = None
+    period_us: int | None = None
+
+    def __init__(
+        self,
+        device: Device,
+        tenants: Sequence[Tenant],
+        options: ServeOptions,
+        mark: Mark | None = None,
+    ) -> None:
+        self.device = device
+        self.tenants = tuple(tenants)
+        self.options = options
+        self.mark = mark
+
+    def __enter__(self) -> Self:
+        """Start nothing."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End nothing."""
+
+    def verify(self, index: int, pids: Sequence[int]) -> None:
+        """The limits hold by themselves."""
+
+    def sm_count(self, index: int) -> int | None:
+        """None: no GPU."""
+        return None
+
+    def trouble(self, *, fresh: bool = False) -> str | None:
+        """None: tenants end each for themselves."""
+        return None

@@ -1,0 +1,96 @@
+"""Which mechanism shares a device: the one asked for, else the device's usual one.
+
+Adding a mechanism is a module with a factory, and its line in MECHANISMS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from igniter_prof.errors import BadInput, did_you_mean
+from igniter_prof.records import Device, ServerMode, Tenant
+from igniter_prof.serving.contract import ServeOptions
+from igniter_prof.serving.marks import Mark
+from igniter_prof.serving.shares.contract import Mechanism, MechanismFactory
+from igniter_prof.serving.shares.cpu import CfsQuota, Cpuset
+from igniter_prof.serving.shares.timeslice import TimeSlicing
+
+MECHANISMS: dict[str, MechanismFactory] = {
+    "cfs-quota": CfsQuota,
+    "cpuset": Cpuset,
+    "time-slicing": TimeSlicing,
+}
+
+
+def mechanism_for(
+    device: Device,
+    tenants: Sequence[Tenant],
+    options: ServeOptions,
+    mark: Mark | None = None,
+) -> Mechanism:
+    """The mechanism by which tenants share a device; nothing is started until it is entered.
+
+    Args:
+        device: what is shared.
+        tenants: of one cell or plan's device.
+        options: ``share_mechanism`` names it; None: the device's usual one.
+        mark: what it starts carries that mark; None: one of its own.
+
+    Raises:
+        BadInput: there is no such mechanism, or these tenants cannot share the device in that way.
+    """
+    name = options.share_mechanism or usual(device, tenants)
+    if name not in MECHANISMS:
+        raise BadInput(f"unknown share mechanism '{name}'", hint=did_you_mean(name, MECHANISMS))
+    return MECHANISMS[name](device, tenants, options, mark)
+
+
+def usual(device: Device, tenants: Sequence[Tenant]) -> str:
+    """The name of a device's usual mechanism, alike for all cells of a sweep."""
+    return "cfs-quota" if device.kind == "cpu" else "time-slicing"
+
+
+def check_tenants(
+    tenants: Sequence[Tenant],
+    device: Device,
+    server: ServerMode,
+    options: ServeOptions | None = None,
+) -> None:
+    """Raise BadInput where these tenants cannot be served together.
+
+    Args:
+        tenants: what is to be served.
+        device: what they share.
+        server: whether each has a server of its own, or all have one.
+        options: how they are to be served; None: the device's usual mechanism.
+    """
+    if not tenants:
+        raise BadInput("there are no tenants to serve")
+    total = sum(tenant.share_pct or 0 for tenant in tenants)
+    if total > 100 + 1e-6:
+        raise BadInput(
+            f"the shares add up to {total:g}%", where=device.id, hint="at most 100% is there"
+        )
+    options = options or ServeOptions()
+    if server == "own":
+        mechanism_for(device, tenants, options)
+        return
+    if options.share_mechanism is not None:
+        raise BadInput(
+            f"a shared server has no shares, so no '{options.share_mechanism}'",
+            hint="leave share_mechanism out, or use 'server: own'",
+        )
+    for tenant in tenants:
+        if (tenant.share_pct, tenant.cpu_cores, tenant.memory_mib) != (None, None, None):
+            raise BadInput(
+                "a shared server has no shares and no caps of its tenants",
+                where=f"tenant {tenant.model}",
+                hint="leave share_pct, cpu_cores and memory_mib out, or use 'server: own'",
+            )
+    models = [tenant.model for tenant in tenants]
+    twice = next((model for model in models if models.count(model) > 1), None)
+    if twice is not None:
+        raise BadInput(
+            f"model '{twice}' is there twice, and a Triton holds a name only once",
+            hint="use 'server: own', or 'instances' of one tenant",
+        )
