@@ -129,6 +129,17 @@ _NETWORKS = (
         aliases=("ssd_dynamic",),
     ),
     Network(
+        name="fcn_resnet50",
+        summary="FCN on a dilated ResNet-50 for Pascal VOC, a class's logit for each pixel",
+        source="arXiv 1411.4038; torchvision fcn_resnet50 without the auxiliary head",
+        parameters=32_957_013,
+        gmacs=26.484,
+        # torchvision's 520 takes five times the work: scale 2.3 here
+        inputs=_image(224),
+        outputs=(Port("out", "FP32", (21, 224, 224), free_axes=(1, 2)),),
+        define=define.fcn_resnet50,
+    ),
+    Network(
         name="encoder",
         summary="BERT-mini (4 layers, width 256), a text encoder over token ids",
         source="arXiv 1908.08962; google/bert_uncased_L-4_H-256_A-4",

@@ -203,6 +203,23 @@ class Graph:
         resized = self.op("Resize", x, "", "", sizes, channels=x.channels, mode="linear")
         return self.op("Flatten", resized, channels=x.channels * side * side, axis=1)
 
+    def resize_to(self, x: Value, like: Value) -> Value:
+        """Bring an image to the size of another: PyTorch's bilinear, corners not aligned."""
+        shapes = [self.op("Shape", value, channels=4) for value in (x, like)]
+        ends = (self.integers(0), self.integers(2)), (self.integers(2), self.integers(4))
+        parts = [
+            self.op("Slice", shape, *span, channels=2)
+            for shape, span in zip(shapes, ends, strict=True)
+        ]
+        sizes = self.op("Concat", *parts, channels=4, axis=0)
+        return self.op(
+            "Resize",
+            *(x, "", "", sizes),
+            channels=x.channels,
+            mode="linear",
+            coordinate_transformation_mode="pytorch_half_pixel",
+        )
+
     def linear(self, x: Value, channels: int, *, gain: float = 2.0) -> Value:
         """A dense layer over the last axis of a matrix."""
         weight = self.weight((channels, x.channels), math.sqrt(gain / x.channels))

@@ -15,6 +15,8 @@ import numpy as np
 from igniter_prof.zoo.graph import Graph, Value
 
 CLASSES = 1000
+SEGMENTS = 21
+"""Pascal VOC's classes, the background among them."""
 BRANCH_SCALE = 0.2
 
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
@@ -52,21 +54,47 @@ def vgg19(g: Graph) -> None:
 
 def resnet50(g: Graph) -> None:
     """ResNet-50 with the stride in the 3x3 convolution, "v1.5" (He et al., arXiv 1512.03385)."""
+    _classify(g, g.global_pool(_resnet50(g, _image(g), dilated_stages=0)))
 
-    def normed(x: Value, channels: int, kernel: int, stride: int = 1, scale: float = 1.0) -> Value:
-        x = g.conv(x, channels, kernel, stride=stride, pad=kernel // 2, bias=False)
+
+def fcn_resnet50(g: Graph) -> None:
+    """FCN on a dilated ResNet-50 (Long et al., arXiv 1411.4038), as torchvision's fcn_resnet50.
+
+    The auxiliary head is left out: it is there for training. A class's logit for each pixel, at the
+    input's size.
+    """
+    image = _image(g)
+    x = _resnet50(g, image, dilated_stages=2)
+    x = g.relu(g.batch_norm(g.conv(x, 512, 3, pad=1, bias=False)))
+    x = g.conv(x, SEGMENTS, 1, gain=1.0)
+    g.output(g.resize_to(x, image), "out", "FP32", (SEGMENTS, -1, -1))
+
+
+def _resnet50(g: Graph, x: Value, dilated_stages: int) -> Value:
+    """ResNet-50's features; its last stages may keep their size and dilate instead of striding."""
+
+    def normed(
+        x: Value, channels: int, kernel: int, stride: int = 1, dilation: int = 1, scale: float = 1.0
+    ) -> Value:
+        pad = dilation * (kernel // 2)
+        x = g.conv(x, channels, kernel, stride=stride, pad=pad, dilation=dilation, bias=False)
         return g.batch_norm(x, scale)
 
-    x = g.max_pool(g.relu(normed(_image(g), 64, 7, stride=2)), 3, 2, pad=1)
-    for width, blocks, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+    x = g.max_pool(g.relu(normed(x, 64, 7, stride=2)), 3, 2, pad=1)
+    dilation = 1
+    stages = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
+    for stage, (width, blocks, first_stride) in enumerate(stages):
         for block in range(blocks):
             stride = first_stride if block == 0 else 1
+            own = dilation  # a first block keeps that of the stage before
+            if stride > 1 and stage >= len(stages) - dilated_stages:
+                dilation, stride = dilation * stride, 1
             y = g.relu(normed(x, width, 1))
-            y = g.relu(normed(y, width, 3, stride=stride))
+            y = g.relu(normed(y, width, 3, stride=stride, dilation=own))
             y = normed(y, 4 * width, 1, scale=BRANCH_SCALE)
             shortcut = normed(x, 4 * width, 1, stride=stride) if block == 0 else x
             x = g.relu(g.add(y, shortcut))
-    _classify(g, g.global_pool(x))
+    return x
 
 
 def mobilenet_v2(g: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_scaled_inputs_work_down_to_the_least(network: zoo.Network) -> None:
             assert np.isfinite(output).all()
             for axis, size in enumerate(port.dims, start=1):
                 assert size in (-1, output.shape[axis])
+
+
+def test_fcn_resnet50_is_torchvisions_at_its_size() -> None:
+    """torchvision publishes 152.717 GMACs at 520x520 and 35,322,218 parameters, both with the
+    auxiliary head (a 3x3 convolution of 1024 to 256 channels and one of 256 to 21, on 65x65)."""
+    network = zoo.find("fcn_resnet50")
+    (image,) = network.inputs
+    at_520 = replace(network, inputs=(replace(image, shape=(3, 520, 520)),))
+    auxiliary = 1024 * 256 * 9 + 256 * 21
+    gmacs = (multiply_adds(at_520) + auxiliary * 65 * 65) / 1e9
+    assert gmacs == pytest.approx(152.717, abs=0.001)
+    batch_norm_and_bias = 2 * 256 + 21
+    assert network.parameters + auxiliary + batch_norm_and_bias == 35_322_218
 
 
 def multiply_adds(network: zoo.Network) -> int:
