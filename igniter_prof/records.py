@@ -179,11 +179,13 @@ class HttpInput(Record):
     """An input of an HTTP model server's requests, made anew for any scale."""
 
     shape: tuple[int, ...] = Field(description="at scale 1, with the batch where there is one")
-    datatype: Literal["FP32", "FP64", "INT32", "INT64", "UINT8"] = "FP32"
+    datatype: Literal["FP32", "FP64", "INT32", "INT64", "UINT8", "TEXT"] = Field(
+        default="FP32", description="TEXT: random words, as many as the last axis is long"
+    )
     scaled_axes: tuple[int, ...] = Field(default=(), description="that the input scale applies to")
     least: int = Field(default=1, ge=1, description="shortest length of a scaled axis")
     low: Finite = Field(default=0.0, description="random values are from here")
-    high: Finite = Field(default=1.0, description="to here")
+    high: Finite = Field(default=1.0, description="to here; integers included")
     normalise: Literal["imagenet"] | None = Field(
         default=None, description="of an image with channels first: less the mean, over the spread"
     )
@@ -201,6 +203,9 @@ class HttpServer(Record):
 
     image: str | None = Field(default=None, description="container image (docker)")
     port: int = Field(default=8080, ge=1, le=65535, description="inside its container")
+    address: str | None = Field(
+        default=None, description="host:port where it runs already (remote); None: the sweep's"
+    )
     ready_path: str | None = Field(
         default=None, description="answers 2xx once it is ready; None: it accepts connections"
     )
@@ -210,9 +215,10 @@ class HttpServer(Record):
     inputs: dict[str, HttpInput] = {}
     body: Any = Field(
         default=None,
-        description="JSON with ${name} for an input as nested lists and ${name.size} for the"
-        " lengths of its scaled axes; or one of ${name.png}, ${name.jpeg}, ${name.raw} as the whole"
-        " body",
+        description="JSON with ${name} for an input as nested lists, ${name.size} for the lengths"
+        " of its scaled axes, ${name.native_size} for these at scale 1, and ${name.png},"
+        " ${name.jpeg}, ${name.raw} in base64; or one of these three as the whole body, in bytes;"
+        " None: an empty body",
     )
     success: HttpSuccess = HttpSuccess()
     fresh_connection: bool = Field(default=False, description="a new connection each request")

@@ -10,7 +10,8 @@ from typing import Any
 
 from igniter_prof.errors import BadInput
 from igniter_prof.files import parse, read_yaml
-from igniter_prof.records import Cell, ContainerSize, Sweep, SweepModel, Tenant
+from igniter_prof.load import check_http
+from igniter_prof.records import Cell, ContainerSize, HttpServer, Sweep, SweepModel, Tenant
 
 SET_SIZES = {"pairs": 2, "triples": 3}
 FULL_SHARE_PCT = 100.0
@@ -118,11 +119,28 @@ def _check(sweep: Sweep, where: str) -> None:
                     f"sizes and {key} are both set", where=where, hint="sizes says it all"
                 )
     for model in sweep.models:
-        if model.http is not None and sweep.protocol == "grpc":
-            raise BadInput(
-                f"'{model.name}' is served over HTTP, and the sweep's protocol is grpc",
-                where=f"{where}, protocol",
-            )
+        if model.http is not None:
+            _check_http(sweep, model, model.http, where)
+
+
+def _check_http(sweep: Sweep, model: SweepModel, server: HttpServer, where: str) -> None:
+    at = f"{where}, model '{model.name}'"
+    if sweep.protocol == "grpc":
+        raise BadInput(
+            f"'{model.name}' is served over HTTP, and the sweep's protocol is grpc",
+            where=f"{where}, protocol",
+        )
+    if sweep.runtime == "local":
+        raise BadInput(
+            "the local runtime starts Tritons only, and this model has a server of its own",
+            where=at,
+            hint="--runtime docker, or --runtime remote --address host:port if it runs already",
+        )
+    if model.shapes is not None:
+        raise BadInput(
+            "shapes are for Triton's inputs", where=at, hint="say it in http.inputs.NAME.shape"
+        )
+    check_http(server, f"{at}, http")
 
 
 def cells(

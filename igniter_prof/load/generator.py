@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from igniter_prof.errors import OutsideFailure
-from igniter_prof.load.worker import Job, Report
+from igniter_prof.load.job import Job
+from igniter_prof.load.worker import Report
 from igniter_prof.records import REQUEST_DTYPE
 
 READY_S = 60.0

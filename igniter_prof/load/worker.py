@@ -12,12 +12,9 @@ the next request as long as a thread is free.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import http.client
 import os
 import signal
-import ssl
 import struct
 import sys
 import threading
@@ -26,38 +23,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from urllib.parse import quote
 
 from igniter_prof.load.arrivals import arrivals_s
-from igniter_prof.records import Load
+from igniter_prof.load.job import Body, Job
+from igniter_prof.load.senders import GrpcSender, HttpSender, RequestFailed, Sender
 
 REPORT_S = 0.05
-CONNECT_S = 5.0
 OPEN_LOOP_THREADS = 128
 """Most requests in flight in an open loop; beyond it requests go out late, and are marked so."""
 ROW = struct.Struct("<qqqB")
 """intended_ns, sent_ns, done_ns, ok"""
-
-
-Body = tuple[bytes, int]
-"""A ready request and the length of the JSON header within it (HTTP; 0 for gRPC)."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs to know."""
-
-    address: str
-    protocol: str
-    model: str
-    bodies: tuple[Body, ...]
-    headers: tuple[tuple[str, str], ...]
-    load: Load
-    seed: int
-    timeout_s: float
-    cores: tuple[int, ...]
-    tls_ca: str | None = None
-    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,113 +45,6 @@ class Report:
     failures: dict[str, int]
     first_failure: str | None
     cpu_s: float
-
-
-class RequestFailed(Exception):
-    """A request without a successful answer; ``kind`` is refused, timeout, or unavailable."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-
-
-class HttpSender:
-    """Sends ready-made bodies over one kept-alive HTTP connection."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._path = f"/v2/models/{quote(job.model)}/infer"
-        self._headers = dict(job.headers)
-        self._connection: http.client.HTTPConnection | None = None
-
-    def connect(self) -> None:
-        """Open the connection before the clock runs; if that fails, the first request will tell."""
-        with contextlib.suppress(OSError):
-            self._connection = self._connect()
-            self._connection.connect()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._job.tls:
-            context = ssl.create_default_context(cafile=self._job.tls_ca)
-            return http.client.HTTPSConnection(
-                self._job.address, timeout=self._job.timeout_s, context=context
-            )
-        return http.client.HTTPConnection(self._job.address, timeout=self._job.timeout_s)
-
-    def send(self, body: Body) -> None:
-        """Send one request and read its whole answer. Raises RequestFailed."""
-        payload, header_length = body
-        self._headers["Inference-Header-Content-Length"] = str(header_length)
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            self._connection.request("POST", self._path, payload, self._headers)
-            response = self._connection.getresponse()
-            answer = response.read()
-        except TimeoutError as error:
-            self.close()
-            raise RequestFailed("timeout", f"no answer in {self._job.timeout_s} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise RequestFailed("unavailable", repr(error)) from error
-        if response.status != 200:
-            kind = "refused" if 400 <= response.status < 500 else "unavailable"
-            text = answer[:500].decode(errors="replace")
-            raise RequestFailed(kind, f"HTTP {response.status}: {text}")
-
-    def close(self) -> None:
-        """Close the connection; the next request opens a new one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-class GrpcSender:
-    """Sends ready-made protobuf messages over one gRPC channel, which all threads share."""
-
-    def __init__(self, job: Job) -> None:
-        import grpc
-
-        self._grpc = grpc
-        self._timeout_s = job.timeout_s
-        self._metadata = tuple((name.lower(), value) for name, value in job.headers)
-        options = [
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", -1),
-        ]
-        if job.tls:
-            with_ca = open(job.tls_ca, "rb").read() if job.tls_ca else None  # noqa: PTH123, SIM115
-            credentials = grpc.ssl_channel_credentials(with_ca)
-            self._channel = grpc.secure_channel(job.address, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(job.address, options)
-        # bytes in, bytes out: the message was serialised once, the answer is not of interest
-        self._call = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-
-    def connect(self) -> None:
-        """Open the connection before the clock runs; if that fails, the first request will tell."""
-        with contextlib.suppress(self._grpc.FutureTimeoutError):
-            self._grpc.channel_ready_future(self._channel).result(timeout=CONNECT_S)
-
-    def send(self, body: Body) -> None:
-        """Send one request and wait for its answer. Raises RequestFailed."""
-        try:
-            self._call(body[0], timeout=self._timeout_s, metadata=self._metadata)
-        except self._grpc.RpcError as error:
-            code = error.code().name
-            kinds = {
-                "DEADLINE_EXCEEDED": "timeout",
-                "INVALID_ARGUMENT": "refused",
-                "UNAUTHENTICATED": "refused",
-                "PERMISSION_DENIED": "refused",
-                "NOT_FOUND": "refused",
-            }
-            raise RequestFailed(
-                kinds.get(code, "unavailable"), f"{code}: {error.details()}"
-            ) from error
-
-
-Sender = HttpSender | GrpcSender
 
 
 @dataclass
@@ -194,14 +62,15 @@ class Shared:
         thread = threading.get_ident()
         sent_ns = time.monotonic_ns()
         self.in_flight[thread] = sent_ns if intended_ns is None else intended_ns
-        ok = 1
+        ok, done_ns = 1, 0
         try:
-            sender.send(body)
+            answer = sender.send(body)
+            done_ns = time.monotonic_ns()
+            sender.judge(answer)
         except RequestFailed as error:
-            ok = 0
+            ok, done_ns = 0, done_ns or time.monotonic_ns()
             self.failures[error.kind] = self.failures.get(error.kind, 0) + 1
             self.first_failure = self.first_failure or f"{error.kind}: {error}"
-        done_ns = time.monotonic_ns()
         self.rows.append((sent_ns if intended_ns is None else intended_ns, sent_ns, done_ns, ok))
         # after the row: a request is always either in flight or recorded
         self.in_flight.pop(thread, None)

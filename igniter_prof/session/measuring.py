@@ -13,9 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from igniter_prof.errors import BadInput, OutsideFailure
-from igniter_prof.load import CannotTake, Generator, InputSource, prepare
+from igniter_prof.load import (
+    CannotTake,
+    Generator,
+    InputSource,
+    Job,
+    Payloads,
+    prepare,
+    prepare_http,
+)
 from igniter_prof.load.arrivals import arrivals_s
-from igniter_prof.load.worker import Job
 from igniter_prof.monitors import TritonApi, server_times
 from igniter_prof.records import (
     AFTER,
@@ -115,37 +122,31 @@ def measure(
     ca_file = str(deployment.ca_file) if deployment.ca_file else None
     batches = request_batches or [end.tenant.batch_size for end in deployment.endpoints]
     apis = [
-        TritonApi(endpoint, deployment.headers, deployment.ca_file)
+        None if endpoint.http else TritonApi(endpoint, deployment.headers, deployment.ca_file)
         for endpoint in deployment.endpoints
     ]
     shapes = []
     jobs = []
     for index, (endpoint, api) in enumerate(zip(deployment.endpoints, apis, strict=True)):
+        spoken = protocol if api else "http"
         try:
-            payloads = prepare(
-                _asked(deployment, index, api.metadata),
-                _asked(deployment, index, api.config),
-                batch_size=batches[index],
-                input_scale=endpoint.tenant.input_scale,
-                source=sources[index],
-                protocol=protocol,
-            )
+            payloads = _payloads(deployment, index, api, batches[index], sources[index], spoken)
         except CannotTake as error:
             raise TenantFailure(index, "refused", str(error)) from error
         shapes.append(payloads.shapes)
-        address = endpoint.grpc_address if protocol == "grpc" else endpoint.http_address
+        address = endpoint.grpc_address if spoken == "grpc" else endpoint.http_address
         if address is None:
             raise BadInput(
-                f"nothing is known of its {protocol} service",
+                f"nothing is known of its {spoken} service",
                 where=endpoint.http_address,
-                hint="--grpc-address host:port",
+                hint="--grpc-address host:port" if spoken == "grpc" else None,
             )
         job = Job(
             address=address,
-            protocol=protocol,
-            model=endpoint.model_name,
+            protocol=spoken,
+            call=payloads.call,
             bodies=payloads.bodies,
-            headers=deployment.headers,
+            headers=(*payloads.headers, *deployment.headers),
             load=loads[index],
             seed=seed + index,
             timeout_s=stopping.request_timeout_s,
@@ -171,6 +172,36 @@ def measure(
             failure,
             run.start_ns,
         )
+
+
+def _payloads(
+    deployment: Deployment,
+    index: int,
+    api: TritonApi | None,
+    batch_size: int,
+    source: InputSource,
+    protocol: str,
+) -> Payloads:
+    """A tenant's requests: as its Triton describes its inputs, or as the user does."""
+    endpoint = deployment.endpoints[index]
+    scale = endpoint.tenant.input_scale
+    if api is None:
+        assert endpoint.http is not None
+        return prepare_http(
+            endpoint.http,
+            model=endpoint.tenant.model,
+            batch_size=batch_size,
+            input_scale=scale,
+            source=source,
+        )
+    return prepare(
+        _asked(deployment, index, api.metadata),
+        _asked(deployment, index, api.config),
+        batch_size=batch_size,
+        input_scale=scale,
+        source=source,
+        protocol=protocol,
+    )
 
 
 T = TypeVar("T")
@@ -204,7 +235,7 @@ class _Run:
         self,
         deployment: Deployment,
         generators: Sequence[Generator],
-        apis: Sequence[TritonApi],
+        apis: Sequence[TritonApi | None],
         jobs: Sequence[Job],
         stopping: Stopping,
     ) -> None:
@@ -292,9 +323,15 @@ class _Run:
         return statuses.get(kind, "crashed"), detail
 
     def _statistics(self, index: int) -> dict[str, Any] | None:
-        """Triton's statistics; None if it does not tell them now: the latencies count without."""
+        """Triton's statistics; None if it does not tell them now: the latencies count without.
+
+        None, too, for a server that is no Triton.
+        """
+        api = self._apis[index]
+        if api is None:
+            return None
         try:
-            return self._apis[index].statistics()
+            return api.statistics()
         except OutsideFailure:
             return None
 

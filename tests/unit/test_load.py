@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from igniter_prof.errors import BadInput
-from igniter_prof.load import Generator, InputSource, LoadError, prepare
+from igniter_prof.load import Call, Generator, InputSource, Job, LoadError, prepare
 from igniter_prof.load import payloads as payloads_module
+from igniter_prof.load import samples as samples_module
 from igniter_prof.load.arrivals import arrivals_s
-from igniter_prof.load.payloads import input_specs, scaled_shape
-from igniter_prof.load.worker import Job
+from igniter_prof.load.payloads import input_specs
+from igniter_prof.load.samples import scaled_shape
 from igniter_prof.records import Load
 
 METADATA: dict[str, Any] = {
@@ -213,13 +214,13 @@ def test_what_a_server_says_of_its_inputs_may_be_unusable(
 
 def test_what_is_drawn_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    draw = payloads_module._random_array
+    draw = samples_module.random_array
 
     def counted(*arguments: Any) -> Any:
         drawn.append(arguments)
         return draw(*arguments)
 
-    monkeypatch.setattr(payloads_module, "_random_array", counted)
+    monkeypatch.setattr(samples_module, "random_array", counted)
     monkeypatch.setattr(payloads_module, "PAYLOAD_LIMIT_BYTES", 2 * 2 * 3 * 400 * 4)
     assert len(_prepare().bodies) == len(drawn) == 2
 
@@ -311,7 +312,7 @@ def _job(server: _Server, load: Load, **changes: Any) -> Job:
     fields: dict[str, Any] = {
         "address": f"{host!s}:{port}",
         "protocol": "http",
-        "model": "net",
+        "call": Call(path="/v2/models/net/infer"),
         "bodies": ((b"{}data", 2),),
         "headers": (),
         "load": load,
