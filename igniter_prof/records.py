@@ -413,6 +413,11 @@ class DevicePower(Record):
     power_average_mean_w: float | None = Field(
         default=None, description="mean of the driver's averaged field"
     )
+    part_time_sensor: bool | None = Field(
+        default=None,
+        description="the power sensor looks at a part of the time only (A100, H100); null: not"
+        " known",
+    )
     power_limit_w: float | None = None
     energy_counter_j: float | None = Field(default=None, description="by the energy counter")
     energy_integral_j: float | None = Field(default=None, description="by integrating the power")

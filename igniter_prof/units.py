@@ -7,6 +7,9 @@ NS_PER_S = 1_000_000_000
 US_PER_MS = 1_000
 MS_PER_S = 1_000
 BYTES_PER_MIB = 1024 * 1024
+MW_PER_W = 1_000  # milliwatts
+MJ_PER_J = 1_000  # millijoules
+UJ_PER_J = 1_000_000
 
 
 def format_ms(value_ms: float | None) -> str:
