@@ -30,7 +30,8 @@ from igniter_prof.serving import triton
 HERE = Path(__file__).resolve().parent
 BASE = "igprof-base:bookworm"
 LABEL = "org.igniter-prof.image.inputs"
-SERVER_LOCK = triton.LOCK
+FLASK = ("blinker", "click", "flask", "itsdangerous", "jinja2", "markupsafe", "werkzeug")
+"""Flask and what it needs, from the lock of our own tests."""
 LEFT_OUT = {"__pycache__", "tests"}
 """Folders that no server needs."""
 PROGRAMS = {"triton_python_backend_stub"}
@@ -46,8 +47,8 @@ class Image:
 
     tag: str
     folder: str
-    locks: tuple[tuple[str, Path], ...] = ()
-    """Folders of the context, each with the packages of one lock file."""
+    packages: tuple[tuple[str, Path, tuple[str, ...] | None], ...] = ()
+    """Folders of the context, each with a lock file and what of it is in the folder (None: all)."""
     extra: Callable[[], list[Entry]] = list
     """More of the context."""
 
@@ -82,15 +83,12 @@ def fcn_weights() -> list[Entry]:
 
 IMAGES = {
     "triton": Image(
-        "igprof-triton:2.51.0-cpu", "triton", (("packages", SERVER_LOCK),), tritonserver
+        "igprof-triton:2.51.0-cpu", "triton", (("packages", triton.LOCK, None),), tritonserver
     ),
     "fcn_resnet50": Image(
         "igprof-fcn-resnet50:cpu",
         "fcn_resnet50",
-        (
-            ("packages", SERVER_LOCK),
-            ("flask", HERE / "fcn_resnet50" / "requirements.lock"),
-        ),
+        (("packages", triton.LOCK, None), ("flask", HERE.parents[1] / "requirements.lock", FLASK)),
         fcn_weights,
     ),
     "torchserve-standin": Image("igprof-torchserve-standin:latest", "torchserve_standin"),
@@ -201,8 +199,8 @@ def build(image: Image, base: str) -> None:
     """Build an image, unless the engine has it from the same inputs."""
     under = base_id(base)
     entries = list(own_files(image))
-    for name, lock in image.locks:
-        entries += tree(install(lock, say), name)
+    for name, lock, only in image.packages:
+        entries += tree(install(lock, say, only), name)
     entries += image.extra()
     digest = digest_of(under, entries)
     label = docker(

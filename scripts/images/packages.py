@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from packaging.markers import Marker, default_environment
@@ -22,13 +22,20 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x8
 TIMEOUT_S = 900
 
 
-def install(lock: Path, progress: Callable[[str], None]) -> Path:
-    """A folder with the packages of a lock file for the images' Python, made once.
+def install(
+    lock: Path, progress: Callable[[str], None], only: Collection[str] | None = None
+) -> Path:
+    """A folder with packages of a lock file for the images' Python, made once.
+
+    Args:
+        lock: requirements with hashes, for all Pythons.
+        progress: told what takes long.
+        only: these packages, and nothing that they depend on; None: all.
 
     Raises:
         MissingCapability: they cannot be downloaded, or the cache cannot be written.
     """
-    wanted = for_python(lock.read_text())
+    wanted = for_python(lock.read_text(), only)
     digest = hashlib.sha256(f"{PYTHON} {PLATFORMS} {wanted}".encode()).hexdigest()[:12]
     root = files.make_cached(files.cache_dir() / "images")
     folder = root / f"packages-{digest}"
@@ -59,12 +66,16 @@ def install(lock: Path, progress: Callable[[str], None]) -> Path:
             )
         shutil.rmtree(target / "bin", ignore_errors=True)  # names this machine's Python
         target.chmod(0o755)
-        target.rename(folder)
+        try:
+            target.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
     return folder
 
 
-def for_python(lock: str) -> str:
-    """A lock file without what the images' Python leaves out.
+def for_python(lock: str, only: Collection[str] | None = None) -> str:
+    """A lock file without what the images' Python leaves out, or all but some packages of it.
 
     pip decides markers by the Python that it runs with, even where it installs for another one.
     """
@@ -83,6 +94,8 @@ def for_python(lock: str) -> str:
         name, _, marker = head.partition(";")
         if not re.match(r"[A-Za-z0-9]", name):
             continue  # the comment at the top
+        if only is not None and name.split("==")[0] not in only:
+            continue
         if not marker.strip() or Marker(marker.strip()).evaluate(environment):
             kept.append(f"{name.strip()} \\\n{hashes}")
     return "\n".join(kept) + "\n"
