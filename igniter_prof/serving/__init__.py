@@ -50,7 +50,21 @@ __all__ = [
     "stop",
 ]
 
-RUNTIMES: dict[str, Runtime] = {"local": deploy_local, "remote": deploy_remote}
+
+def deploy_docker(
+    device: Device, tenants: Sequence[Tenant], options: ServeOptions, progress: Progress
+) -> AbstractContextManager[Deployment]:
+    """Serve tenants as containers for the time of a context; see ``deploy``."""
+    from igniter_prof.serving import docker  # its SDK takes a while to import
+
+    return docker.deploy_docker(device, tenants, options, progress)
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "local": deploy_local,
+    "docker": deploy_docker,
+    "remote": deploy_remote,
+}
 ENTRY_POINTS = "igniter_prof.runtimes"
 
 
@@ -82,11 +96,17 @@ def deploy(
 def device_for(spec: str, options: ServeOptions) -> Device:
     """The device that a user names, as the runtime sees it: a remote server's host is not ours.
 
+    Nor is that of a container engine elsewhere.
+
     Raises:
-        BadInput, MissingCapability: as ``config.devices.resolve_device``.
+        BadInput, MissingCapability: as ``config.devices.resolve_device``, or no engine answers.
     """
     if options.runtime == "remote" and options.address is not None:
         return remote_device(options.address)
+    if options.runtime == "docker":
+        from igniter_prof.serving import docker
+
+        return docker.device_of(spec)
     return resolve_device(spec)
 
 
