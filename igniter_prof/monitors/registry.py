@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from igniter_prof.errors import BadInput, MissingCapability, did_you_mean
+from igniter_prof.errors import BadInput, IgprofError, MissingCapability, did_you_mean
 from igniter_prof.monitors.contract import Monitor, MonitorFactory
 from igniter_prof.records import Device
 
@@ -42,7 +42,14 @@ def make(spec: str, device: Device) -> Monitor | None:
         if argument:
             raise BadInput(f"the monitor '{CLIENT}' takes no argument", where=f"'{spec}'")
         return None
-    return _factory(name)(device, argument or None)
+    if name in MONITORS:
+        module, _, attribute = MONITORS[name].partition(":")
+        factory: MonitorFactory = getattr(importlib.import_module(module), attribute)
+        return factory(device, argument or None)
+    plugins = _plugins()
+    if name not in plugins:
+        raise BadInput(f"unknown monitor '{name}'", hint=did_you_mean(name, known_monitors()))
+    return _of_plugin(plugins[name], device, argument or None)
 
 
 def check(specs: Sequence[str], device: Device) -> dict[str, str]:
@@ -68,13 +75,15 @@ def _plugins() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _factory(name: str) -> MonitorFactory:
-    if name in MONITORS:
-        module, _, attribute = MONITORS[name].partition(":")
-        found: MonitorFactory = getattr(importlib.import_module(module), attribute)
-        return found
-    plugins = _plugins()
-    if name not in plugins:
-        raise BadInput(f"unknown monitor '{name}'", hint=did_you_mean(name, known_monitors()))
-    loaded: MonitorFactory = plugins[name].load()
-    return loaded
+def _of_plugin(point: EntryPoint, device: Device, argument: str | None) -> Monitor:
+    try:
+        factory: MonitorFactory = point.load()
+        return factory(device, argument)
+    except IgprofError:
+        raise
+    except Exception as error:  # whatever it raises, it is no defect of igprof
+        raise MissingCapability(
+            f"the plug-in '{point.name}' cannot be used: {type(error).__name__}: {error}",
+            where=point.value,
+            hint="mend it, or leave the monitor out",
+        ) from error

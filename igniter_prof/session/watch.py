@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from igniter_prof.errors import IgprofError
 from igniter_prof.monitors import Counted, Monitor, Scene, Seen
 from igniter_prof.records import MEASURED, Device, MonitorReport, Tenant
 from igniter_prof.serving import Deployment
+from igniter_prof.session.accepted import checked
 from igniter_prof.session.measuring import Window
 
 
@@ -45,7 +46,8 @@ class Watch:
             with _noted(watcher):
                 monitor = monitors.make(spec, self._device)
                 if monitor is not None:
-                    watcher.monitor = self._stack.enter_context(monitor)
+                    watcher.monitor = monitor.__enter__()
+                    self._stack.callback(_leave, watcher)
         return self
 
     def __exit__(
@@ -89,8 +91,9 @@ class Watch:
         for watcher in self._watching():
             with _noted(watcher):
                 assert watcher.monitor is not None
-                watcher.seen = watcher.monitor.seen(counted)
-                self.traces.update(watcher.seen.traces)
+                seen = checked(watcher.monitor.seen(counted), len(tenants))
+                self.traces.update(seen.traces)
+                watcher.seen = seen
 
     def tenant_fields(self, index: int) -> dict[str, Any]:
         """Fields of TenantMeasurement, of all monitors together."""
@@ -109,19 +112,27 @@ class Watch:
 
 
 @contextlib.contextmanager
-def _noted(watcher: _Watcher) -> Any:
+def _noted(watcher: _Watcher) -> Iterator[None]:
     """What goes wrong with a monitor is a note of its cell: the client's clock goes on."""
     try:
         yield
     except IgprofError as error:
-        watcher.trouble = error.what if error.hint is None else f"{error.what} ({error.hint})"
+        what = error.what if error.hint is None else f"{error.what} ({error.hint})"
+        watcher.trouble = watcher.trouble or what
     except Exception as error:  # a plug-in may raise anything: that costs what it saw, no more
-        watcher.trouble = f"{type(error).__name__}: {error}"
+        watcher.trouble = watcher.trouble or f"{type(error).__name__}: {error}"
+
+
+def _leave(watcher: _Watcher) -> None:
+    with _noted(watcher):
+        assert watcher.monitor is not None
+        watcher.monitor.__exit__(None, None, None)
 
 
 def _report(watcher: _Watcher) -> MonitorReport:
     if watcher.trouble is not None:
-        return MonitorReport(name=watcher.name, complete=False, notes=(watcher.trouble,))
+        notes = watcher.seen.notes if watcher.seen is not None else ()
+        return MonitorReport(name=watcher.name, complete=False, notes=(*notes, watcher.trouble))
     if watcher.monitor is None:  # the client's clock
         return MonitorReport(name=watcher.name, complete=True)
     if watcher.seen is None:
