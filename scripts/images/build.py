@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -30,6 +31,7 @@ from igniter_prof.serving import triton
 HERE = Path(__file__).resolve().parent
 BASE = "igprof-base:bookworm"
 LABEL = "org.igniter-prof.image.inputs"
+FRAMEWORK_LABEL = "org.igniter-prof.framework"
 FLASK = ("blinker", "click", "flask", "itsdangerous", "jinja2", "markupsafe", "werkzeug")
 """Flask and what it needs, from the lock of our own tests."""
 LEFT_OUT = {"__pycache__", "tests"}
@@ -184,6 +186,12 @@ def mode_of(path: Path) -> int:
     return 0o755 if os.access(path, os.X_OK) or path.name in PROGRAMS else 0o644
 
 
+def framework_of(entries: list[Entry]) -> str:
+    """``onnxruntime 1.23.0``, from the name of its metadata; empty if it is not in the context."""
+    found = (re.search(r"/(onnxruntime-[^/]+)\.dist-info/METADATA$", name) for name, _ in entries)
+    return next((match[1].replace("-", " ") for match in found if match), "")
+
+
 def send(entries: list[Entry], out: IO[bytes]) -> None:
     """Write a build context; the same for the same files, so that the engine's cache holds."""
     with tarfile.open(fileobj=out, mode="w|", bufsize=1 << 20) as archive:
@@ -214,6 +222,7 @@ def build(image: Image, base: str) -> None:
         environment["DOCKER_BUILDKIT"] = "0"
     command = [
         *("docker", "build", "--tag", image.tag, "--label", f"{LABEL}={digest}"),
+        *("--label", f"{FRAMEWORK_LABEL}={framework_of(entries)}"),
         *("--build-arg", f"BASE_IMAGE={base}", "-"),
     ]
     with tempfile.TemporaryFile() as log:

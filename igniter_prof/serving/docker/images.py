@@ -21,7 +21,7 @@ NVIDIA_IMAGE = "nvcr.io/nvidia/tritonserver:25.01-py3"
 """NVIDIA's Triton, pinned."""
 OWN_IMAGE = "igprof-triton:2.51.0-cpu"
 """What ``scripts/images/build triton`` makes."""
-FRAMEWORK_LABELS = ("org.igniter-prof.framework", "igprof.framework")
+FRAMEWORK_LABEL = "org.igniter-prof.framework"
 TELL_EVERY_S = 5.0
 MEGABYTE = 1_000_000
 
@@ -49,7 +49,7 @@ class Image:
     def framework(self) -> str | None:
         """Such as ``onnxruntime 1.23.0``, where the image's labels say it."""
         labels = self.config.get("Labels") or {}
-        return next((labels[name] for name in FRAMEWORK_LABELS if labels.get(name)), None)
+        return labels.get(FRAMEWORK_LABEL) or None
 
     @property
     def user(self) -> str:
