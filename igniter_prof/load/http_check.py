@@ -12,6 +12,7 @@ from igniter_prof.load.template import FORMS, BadTemplate, Reference, references
 from igniter_prof.records import HttpInput, HttpServer
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
+_PATH = re.compile(r"/[\x21-\x22\x24-\x7e]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 _OURS = {"content-length", "transfer-encoding", "connection", "expect", "upgrade"}
@@ -27,12 +28,13 @@ def check_http(spec: HttpServer, where: str) -> None:
         BadInput: with the place in the sweep and what to do.
         MissingCapability: its requests are images, and Pillow is not installed.
     """
-    if not spec.path.isascii() or any(ord(mark) < 0x21 for mark in spec.path):
-        raise BadInput(
-            f"'{spec.path}' holds what a URL may not",
-            where=f"{where}, path",
-            hint="write other characters as %XX",
-        )
+    for field, path in (("path", spec.path), ("ready_path", spec.ready_path)):
+        if path is not None and not _PATH.fullmatch(path):
+            raise BadInput(
+                f"'{path}' is no path of a URL",
+                where=f"{where}, {field}",
+                hint="it begins with a slash; write characters other than ASCII as %XX",
+            )
     _check_headers(spec.headers, where)
     for status in spec.success.status:
         if not 200 <= status <= 599:

@@ -1,8 +1,12 @@
-"""A Triton that already runs somewhere: no caps, no shares, no cold start, nothing to stop."""
+"""A server that already runs somewhere: no caps, no shares, no cold start, nothing to stop.
+
+A Triton, or any HTTP model server that the sweep describes (``models[].http``).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +15,12 @@ from urllib.parse import quote, urlsplit
 
 from igniter_prof import probe
 from igniter_prof.errors import BadInput, OutsideFailure, did_you_mean
-from igniter_prof.records import Device, Endpoint, Status, Tenant, Usage
+from igniter_prof.records import Device, Endpoint, HttpServer, Status, Tenant, Usage
 from igniter_prof.serving.contract import Progress, ServeOptions
 
 DEFAULT_PORT = 8000
 ASK_EVERY_S = 1.0
+CONNECT_S = 5.0
 
 
 class RemoteDeployment:
@@ -49,7 +54,9 @@ class RemoteDeployment:
         """None while the model answers that it is ready; asked at most once a second.
 
         Whoever measures may call this often; the server must not notice. One bad answer is asked
-        after: a server under load may once be slow, and that is what is measured here.
+        after: a server under load may once be slow, and that is what is measured here. Of a server
+        that is no Triton only a connection is wanted: one that does one thing at a time answers
+        no question during an inference.
         """
         if time.monotonic() - self._asked_s[index] < ASK_EVERY_S:
             return None
@@ -60,6 +67,11 @@ class RemoteDeployment:
         endpoint = self.endpoints[index]
         path = f"{_model_path(endpoint.model_name)}/ready"
         assert endpoint.http_address is not None
+        if endpoint.http is not None:
+            failed = _connect_error(endpoint.http_address)
+            if failed is None or isinstance(failed, TimeoutError):
+                return None  # the requests' own time-out tells of a slow one
+            return "crashed", f"{endpoint.http_address} takes no connection: {failed}"
         try:
             status, _ = _get(endpoint.http_address, endpoint.tls, path, self._options)
         except probe.Unreachable as error:
@@ -71,13 +83,14 @@ class RemoteDeployment:
         return ""
 
     def conditions(self) -> dict[str, Any]:
-        """The version of Triton; the rest is not known from outside."""
-        endpoint = self.endpoints[0]
+        """The version of Triton, if there is one; the rest is not known from outside."""
         version = None
-        assert endpoint.http_address is not None
-        with contextlib.suppress(probe.Unreachable):
-            _, body = _get(endpoint.http_address, endpoint.tls, "/v2", self._options)
-            version = probe.document(body).get("version")
+        triton = next((each for each in self.endpoints if each.http is None), None)
+        if triton is not None:
+            assert triton.http_address is not None
+            with contextlib.suppress(probe.Unreachable):
+                _, body = _get(triton.http_address, triton.tls, "/v2", self._options)
+                version = probe.document(body).get("version")
         return {"runtime": self.runtime, "triton": None if version is None else str(version)}
 
 
@@ -85,12 +98,12 @@ class RemoteDeployment:
 def deploy_remote(
     device: Device, tenants: Sequence[Tenant], options: ServeOptions, progress: Progress
 ) -> Iterator[RemoteDeployment]:
-    """Use models of a Triton that already runs; see ``serving.deploy``.
+    """Use models of servers that already run; see ``serving.deploy``.
 
     Raises:
         BadInput: there is no address, it is malformed, a tenant has a share or a cap, or the
             server has no such model.
-        OutsideFailure: the server does not answer, is not ready, or refuses us.
+        OutsideFailure: a server does not answer, is not ready, or refuses us.
     """
     for tenant in tenants:
         caps = (tenant.share_pct, tenant.cpu_cores, tenant.memory_mib)
@@ -100,28 +113,77 @@ def deploy_remote(
                 where=f"tenant {tenant.model}",
                 hint="leave share_pct, cpu_cores and memory_mib out",
             )
-    host, address, tls = parse_address(options.address)
-    progress(f"asking the Triton at {address}")
-    _expect_ready(address, tls, options)
-    for tenant in tenants:
-        _expect_model(address, tls, tenant.model, options)
-    endpoints = tuple(
-        Endpoint(
-            tenant=tenant,
-            model_name=tenant.model,
-            http_address=address,
-            grpc_address=options.grpc_address,
-            metrics_address=options.metrics_address,
-            tls=tls,
-            host=host,
-        )
-        for tenant in tenants
+    tritons = [tenant for tenant in tenants if tenant.model not in options.http]
+    if tritons:
+        _, address, tls = parse_address(options.address)
+        progress(f"asking the Triton at {address}")
+        _expect_ready(address, tls, options)
+        for tenant in tritons:
+            _expect_model(address, tls, tenant.model, options)
+    yield RemoteDeployment(
+        tuple(
+            _other_server(tenant, options.http[tenant.model], options, progress)
+            if tenant.model in options.http
+            else _triton(tenant, options)
+            for tenant in tenants
+        ),
+        options,
     )
-    yield RemoteDeployment(endpoints, options)
 
 
-def parse_address(text: str | None) -> tuple[str, str, bool]:
+def _triton(tenant: Tenant, options: ServeOptions) -> Endpoint:
+    host, address, tls = parse_address(options.address)
+    return Endpoint(
+        tenant=tenant,
+        model_name=tenant.model,
+        http_address=address,
+        grpc_address=options.grpc_address,
+        metrics_address=options.metrics_address,
+        tls=tls,
+        host=host,
+    )
+
+
+def _other_server(
+    tenant: Tenant, server: HttpServer, options: ServeOptions, progress: Progress
+) -> Endpoint:
+    """The endpoint of an HTTP model server that is ready."""
+    host, address, tls = parse_address(server.address or options.address, server.port)
+    progress(f"asking the server of {tenant.model} at {address}")
+    if server.ready_path is None:
+        error = _connect_error(address)
+        if error is not None:
+            raise OutsideFailure(
+                f"no server of '{tenant.model}' answers: {error.strerror or error}",
+                where=address,
+                hint="check the address",
+            )
+    else:
+        _expect_ready(address, tls, options, server.ready_path)
+    return Endpoint(
+        tenant=tenant,
+        model_name=tenant.model,
+        http_address=address,
+        http=server,
+        tls=tls,
+        host=host,
+    )
+
+
+def _connect_error(address: str) -> OSError | None:
+    """Why no connection is accepted at ``host:port``; None: one is."""
+    parts = urlsplit(f"//{address}")
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), CONNECT_S).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def parse_address(text: str | None, default_port: int = DEFAULT_PORT) -> tuple[str, str, bool]:
     """Host, ``host:port`` and whether it is TLS, of ``host[:port]`` or ``http(s)://host[:port]``.
+
+    Without a port it is that of TLS, or the default one.
 
     Raises:
         BadInput: it is none of these.
@@ -142,7 +204,7 @@ def parse_address(text: str | None) -> tuple[str, str, bool]:
             hint="host:port or http(s)://host:port, without a path; credentials go into headers",
         )
     tls = scheme == "https"
-    port = port or (443 if tls else DEFAULT_PORT)
+    port = port or (443 if tls else default_port)
     assert host is not None
     shown = f"[{host}]" if ":" in host else host
     return host, f"{shown}:{port}", tls
@@ -160,12 +222,13 @@ def _get(address: str, tls: bool, path: str, options: ServeOptions) -> tuple[int
     return probe.get(address, path, tls=tls, ca_file=options.ca_file, headers=options.headers)
 
 
-def _expect_ready(address: str, tls: bool, options: ServeOptions) -> None:
+def _expect_ready(address: str, tls: bool, options: ServeOptions, path: str | None = None) -> None:
+    """Raise OutsideFailure unless a Triton, or the server with that path, is ready."""
     try:
-        status, _ = _get(address, tls, "/v2/health/ready", options)
+        status, _ = _get(address, tls, path or "/v2/health/ready", options)
     except probe.Unreachable as error:
         raise OutsideFailure(
-            f"no Triton answers: {error}",
+            f"no {'server' if path else 'Triton'} answers: {error}",
             where=address,
             hint="check the address, and --ca-file if it has a certificate of its own",
         ) from error
@@ -173,7 +236,7 @@ def _expect_ready(address: str, tls: bool, options: ServeOptions) -> None:
         raise OutsideFailure(
             f"the server refuses us (HTTP {status})", where=address, hint="check --header"
         )
-    if status != 200:
+    if not (200 <= status < 300 if path else status == 200):
         raise OutsideFailure(f"the server is not ready (HTTP {status})", where=address)
 
 
