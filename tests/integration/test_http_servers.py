@@ -103,7 +103,10 @@ def test_a_connection_is_kept_until_the_server_closes_it() -> None:
             connection, _ = listener.accept()
             with connection:
                 for _ in range(requests):
-                    accepted.append(connection.recv(65536))
+                    request = b""
+                    while not request.endswith(b"\r\n\r\nbody"):
+                        request += connection.recv(65536)
+                    accepted.append(request)
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
