@@ -67,9 +67,12 @@ def client_cores(
 ) -> tuple[tuple[int, ...], bool]:
     """The cores for the client and the monitors, and whether they are apart from the device's.
 
-    They are those that are not the device's where there are any, else all that are usable.
+    They are those that are not the device's where there are any, else all that are usable. The
+    cores of a device elsewhere (``cpu:0-3@host``) are none of this machine's.
     """
-    return spare_cores(device.cores, usable)
+    host = device.id.partition("@")[2]
+    elsewhere = bool(host) and host != "localhost" and not host.startswith("127.")
+    return spare_cores(() if elsewhere else device.cores, usable)
 
 
 def spare_cores(
@@ -126,17 +129,25 @@ def host_memory_mib() -> float:
 def _gpu(which: str) -> Device:
     if not which:
         raise BadInput("'cuda' lacks the GPU's index or UUID", hint=_FORMS)
-    with _nvml() as nvml:
+    with nvml() as library:
         try:
             if which.isdigit():
-                handle = nvml.nvmlDeviceGetHandleByIndex(int(which))
+                handle = library.nvmlDeviceGetHandleByIndex(int(which))
             else:
-                handle = nvml.nvmlDeviceGetHandleByUUID(which)
-            uuid = _string(nvml.nvmlDeviceGetUUID(handle))
-            name = _string(nvml.nvmlDeviceGetName(handle))
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle).total
-        except nvml.NVMLError as error:
-            count = nvml.nvmlDeviceGetCount()
+                handle = library.nvmlDeviceGetHandleByUUID(which)
+            uuid = _string(library.nvmlDeviceGetUUID(handle))
+            if uuid.startswith("MIG-"):
+                name = _slice_name(library, handle)
+            else:
+                name = _string(library.nvmlDeviceGetName(handle))
+            memory = library.nvmlDeviceGetMemoryInfo(handle).total
+        except library.NVMLError as error:
+            if which.startswith("MIG-"):
+                raise BadInput(
+                    f"there is no MIG slice '{which}' ({error})",
+                    hint="nvidia-smi -L lists the slices; igprof makes none",
+                ) from error
+            count = library.nvmlDeviceGetCount()
             raise BadInput(
                 f"there is no GPU '{which}' ({error})",
                 hint=f"GPUs here: cuda:0 to cuda:{count - 1}" if count else "there is none",
@@ -144,8 +155,22 @@ def _gpu(which: str) -> Device:
     return Device(id=f"cuda:{uuid}", kind="cuda", name=name, memory_mib=memory / BYTES_PER_MIB)
 
 
+def _slice_name(library: Any, handle: Any) -> str:
+    """The GPU's name and the slice's profile, such as ``NVIDIA A100-SXM4-40GB MIG 1g.5gb``."""
+    parent = library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    name = _string(library.nvmlDeviceGetName(parent))
+    found = library.nvmlDeviceGetAttributes(handle)
+    memory_gib = -(-found.memorySizeMB // 1024)
+    return f"{name} MIG {found.gpuInstanceSliceCount}g.{memory_gib}gb"
+
+
 @contextlib.contextmanager
-def _nvml() -> Iterator[Any]:
+def nvml() -> Iterator[Any]:
+    """NVML's Python module, initialised for the time of a context.
+
+    Raises:
+        MissingCapability: there is no nvidia-ml-py, or no driver answers.
+    """
     try:
         import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:

@@ -15,6 +15,7 @@ from igniter_prof.records import Cell, ContainerSize, HttpServer, Sweep, SweepMo
 
 SET_SIZES = {"pairs": 2, "triples": 3}
 FULL_SHARE_PCT = 100.0
+TIME_SLICING = "time-slicing"
 MIN_CELLS_FOR_BASELINE = 4
 """In a smaller sweep the baselines would take longer than the cells."""
 ROUNDING = 1e-9
@@ -102,6 +103,14 @@ def _check(sweep: Sweep, where: str) -> None:
             raise BadInput(
                 f"shares {list(split)} add up to {sum(split):g}, at most 100 fit on a device",
                 where=f"{where}, colocate_shares",
+            )
+    if sweep.share_mechanism == TIME_SLICING:
+        shares = {*sweep.shares, *(s for model in sweep.models for s in model.shares or ())}
+        if shares != {FULL_SHARE_PCT} or sweep.colocate_shares is not None:
+            raise BadInput(
+                f"{TIME_SLICING} gives no shares",
+                where=f"{where}, share_mechanism",
+                hint="leave shares and colocate_shares out, or use mps",
             )
     if sweep.runtime == "remote" and sweep.address is None:
         raise BadInput(
@@ -210,7 +219,11 @@ def _cell(sweep: Sweep, device_id: str, tenants: tuple[Tenant, ...]) -> Cell:
 
 
 def _variants(
-    sweep: Sweep, model: SweepModel, batch_sizes: Sequence[int], shares: Sequence[float | None]
+    sweep: Sweep,
+    model: SweepModel,
+    batch_sizes: Sequence[int],
+    shares: Sequence[float | None],
+    device_id: str,
 ) -> Iterator[Tenant]:
     """A model's tenants over all dimensions."""
     for share, batch, instances, scale, size in itertools.product(
@@ -223,8 +236,7 @@ def _variants(
         yield Tenant(
             model=model.name,
             batch_size=batch,
-            # on a CPU share and core cap are the same knob: a cap takes the share's place
-            share_pct=None if size.cpu_cores is not None else share,
+            share_pct=share if _takes_share(size, device_id) else None,
             instances=instances,
             input_scale=scale,
             cpu_cores=size.cpu_cores,
@@ -233,8 +245,16 @@ def _variants(
         )
 
 
+def _takes_share(size: ContainerSize, device_id: str) -> bool:
+    """Whether a container of that size can have a share of the device."""
+    if device_id.startswith("cuda:"):
+        return size.gpu is not False
+    # on a CPU share and core cap are the same knob: a cap takes the share's place
+    return size.cpu_cores is None
+
+
 def _shares(sweep: Sweep, model: SweepModel) -> tuple[float | None, ...]:
-    if shared_server(sweep):
+    if shared_server(sweep) or sweep.share_mechanism == TIME_SLICING:
         return (None,)
     # the largest share first: the first solo cell is the baseline
     return tuple(sorted(model.shares or sweep.shares, reverse=True))
@@ -243,7 +263,7 @@ def _shares(sweep: Sweep, model: SweepModel) -> tuple[float | None, ...]:
 def _solo(sweep: Sweep, device_id: str) -> Iterator[Cell]:
     for model in sweep.models:
         batches = model.batch_sizes or sweep.batch_sizes
-        for tenant in _variants(sweep, model, batches, _shares(sweep, model)):
+        for tenant in _variants(sweep, model, batches, _shares(sweep, model), device_id):
             yield _cell(sweep, device_id, (tenant,))
 
 
@@ -268,6 +288,7 @@ def _colocated(sweep: Sweep, device_id: str) -> list[Cell]:
                     _shares(sweep, by_name[name])
                     if sweep.colocate_shares is None or shared_server(sweep)
                     else sorted({split[index] for split in _splits(sweep, len(members))}),
+                    device_id,
                 )
             )
             for index, name in enumerate(members)

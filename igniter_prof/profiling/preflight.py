@@ -19,6 +19,7 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> d
     Raises:
         BadInput: an unknown runtime or model, shares or caps that the device cannot give, a
             protocol without an address.
+        MissingCapability: shares of a GPU are asked for, and nothing here gives them.
     """
     serving.check_runtime(options.runtime)
     if options.runtime == "remote":
@@ -41,7 +42,7 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> d
     for cell in cells:
         reason = serving.exceeds(cell.tenants, device)
         if reason is None:
-            serving.check_tenants(cell.tenants, device, cell.server)
+            serving.check_tenants(cell.tenants, device, cell.server, options)
         else:
             skips[cell.cell_id] = reason
     if len(skips) == len(cells):

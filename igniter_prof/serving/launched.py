@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,8 +13,11 @@ from igniter_prof.serving import cgroup, marks
 from igniter_prof.serving.contract import Progress, ServeOptions, silent
 from igniter_prof.serving.local import LocalDeployment, prepare
 from igniter_prof.serving.process import Process
-from igniter_prof.serving.server import POLL_S, Ports, Recipe, Server
-from igniter_prof.serving.shares import Caps
+from igniter_prof.serving.server import Ports, Recipe, Server
+from igniter_prof.serving.shares import Caps, Grant, Mechanism
+from igniter_prof.serving.shares.contract import Plain
+from igniter_prof.serving.shares.mps import DaemonWatch, Mps
+from igniter_prof.serving.shares.mps_daemon import Daemon
 from igniter_prof.serving.triton import Installation
 
 GRACE_S = 10.0
@@ -40,7 +41,20 @@ class LaunchedServer(Record):
     repositories: tuple[str, ...]
     cpu_cores: float | None = None
     memory_mib: float | None = None
+    cpuset: tuple[int, ...] = ()
     threads: int
+
+
+class LaunchedShares(Record):
+    """How the tenants of a launched plan share their device, as stored."""
+
+    mechanism: str
+    period_us: int | None = None
+    step_pct: float | None = None
+    mps_pipes: str | None = None
+    """Where the daemon of MPS listens that the tenants are clients of."""
+    mps_own: bool = False
+    """Whether that daemon was started for them, and so ends with them."""
 
 
 class LaunchedState(Record):
@@ -54,6 +68,7 @@ class LaunchedState(Record):
     servers: tuple[LaunchedServer, ...]
     program: str
     packages: str | None = None
+    shares: LaunchedShares | None = None
 
 
 def launch(
@@ -83,6 +98,7 @@ def launch(
             servers=tuple(_stored(server) for server in deployment.servers),
             program=str(deployment.installation.program),
             packages=_text(deployment.installation.packages),
+            shares=_shares(deployment.mechanism),
         )
         marks.write_state(
             deployment.mark, {"complete": True, "launched": state.model_dump(mode="json")}
@@ -91,6 +107,31 @@ def launch(
         deployment.close()
         raise
     return state
+
+
+class Resumed(Plain):
+    """The mechanism of a launched plan, as far as it is needed once its tenants run."""
+
+    def __init__(self, shares: LaunchedShares, device: Device) -> None:
+        super().__init__(device, (), ServeOptions())
+        self.name = shares.mechanism
+        self.period_us = shares.period_us
+        self.step_pct = shares.step_pct
+        pipes = shares.mps_pipes
+        self._watch = None if pipes is None else DaemonWatch(Daemon(Path(pipes), shares.mps_own))
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the daemon if it was started for this plan."""
+        if self._watch is not None and self._watch.daemon.own:
+            self._watch.daemon.quit()
+
+    def grant(self, index: int) -> Grant:
+        """Nothing: its tenants were started long ago."""
+        return Grant()
+
+    def trouble(self, *, fresh: bool = False) -> str | None:
+        """What befell the daemon, if there is one."""
+        return None if self._watch is None else self._watch.trouble(fresh=fresh)
 
 
 def attach(state: LaunchedState) -> LocalDeployment:
@@ -117,6 +158,8 @@ def attach(state: LaunchedState) -> LocalDeployment:
     )
     deployment.endpoints = state.endpoints
     deployment.servers = [_restored(server) for server in state.servers]
+    if state.shares is not None:
+        deployment.mechanism = Resumed(state.shares, state.device)
     return deployment
 
 
@@ -131,15 +174,7 @@ def stop(state: LaunchedState, *, grace_s: float = GRACE_S) -> None:
         return
     if mark.boot == marks.boot_id() and mark.namespace == marks.namespace():
         deployment = attach(state)
-        for server in deployment.servers:
-            if server.group is not None:
-                server.group.lift()
-            server.process.signal(signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and any(
-            server.process.poll() is None for server in deployment.servers
-        ):
-            time.sleep(POLL_S)
+        deployment.terminate(grace_s)
         deployment.close()
     else:
         marks.sweep_up(mark)
@@ -159,6 +194,19 @@ def launched_states() -> list[LaunchedState]:
     return sorted(found, key=lambda state: state.started_at)
 
 
+def _shares(mechanism: Mechanism | None) -> LaunchedShares | None:
+    if mechanism is None:
+        return None
+    daemon = mechanism.daemon if isinstance(mechanism, Mps) else None
+    return LaunchedShares(
+        mechanism=mechanism.name,
+        period_us=mechanism.period_us,
+        step_pct=mechanism.step_pct,
+        mps_pipes=None if daemon is None else str(daemon.pipes),
+        mps_own=daemon is not None and daemon.own,
+    )
+
+
 def _stored(server: Server) -> LaunchedServer:
     group, recipe = server.group, server.recipe
     return LaunchedServer(
@@ -176,6 +224,7 @@ def _stored(server: Server) -> LaunchedServer:
         repositories=tuple(map(str, recipe.repositories)),
         cpu_cores=recipe.caps.cpu_cores,
         memory_mib=recipe.caps.memory_mib,
+        cpuset=recipe.caps.cpuset,
         threads=recipe.threads,
     )
 
@@ -185,7 +234,7 @@ def _restored(stored: LaunchedServer) -> Server:
         indices=stored.indices,
         models=stored.models,
         repositories=tuple(map(Path, stored.repositories)),
-        caps=Caps(stored.cpu_cores, stored.memory_mib),
+        grant=Grant(caps=Caps(stored.cpu_cores, stored.memory_mib, stored.cpuset)),
         threads=stored.threads,
     )
     kind = stored.group_version

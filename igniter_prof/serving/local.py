@@ -24,10 +24,11 @@ from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.ports import LOOPBACK
 from igniter_prof.serving.server import POLL_S, Recipe, Server, start
 from igniter_prof.serving.shares import (
-    SHARE_PERIOD_US,
-    Caps,
-    caps_of,
+    Grant,
+    Mechanism,
     check_tenants,
+    mechanism_for,
+    shared_grant,
     threads_of,
 )
 from igniter_prof.serving.triton import Installation
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 PORT_ATTEMPTS = 4
 COLLECT_TIMEOUT_S = 10.0
+GPU_GRACE_S = 5.0
+"""How long servers on a GPU may take to leave it; a killed client upsets the driver's daemons."""
 
 
 class LocalDeployment:
@@ -53,6 +56,7 @@ class LocalDeployment:
         self.installation = installation
         self.servers: list[Server] = []
         self.endpoints: tuple[Endpoint, ...] = ()
+        self.mechanism: Mechanism | None = None
         self._options = options
 
     @property
@@ -66,24 +70,26 @@ class LocalDeployment:
         return None if group is None else group.usage()
 
     def ending(self, index: int) -> tuple[Status, str] | None:
-        """How the tenant's server ended and why; None while it is alive."""
-        return self._server(index).ending()
+        """How the tenant's server ended and why, or what befell all; None while it is alive."""
+        own = self._server(index).ending()
+        if self.mechanism is None or (own is not None and own[0] == "oom"):
+            return own
+        # the fault of one client ends its neighbours, and nobody can tell whose it was
+        trouble = self.mechanism.trouble(fresh=own is not None)
+        return own if trouble is None else ("invalid", trouble)
 
     def log_tail(self, index: int) -> str:
         """The last lines of the server's log, without Triton's tables."""
         return logs.tail(self._server(index).log)
 
     def conditions(self) -> dict[str, Any]:
-        """Share mechanism and period, versions of Triton and of the framework.
-
-        The mechanism is that of the runtime and the device, whether or not this cell's tenants
-        have shares: cells with and without are measured under the same conditions.
-        """
-        quota = self.device.kind == "cpu" and self._options.server == "own"
+        """Share mechanism, its period and step, versions of Triton and of the framework."""
+        mechanism = self.mechanism
         return {
             "runtime": self.runtime,
-            "share_mechanism": "cfs-quota" if quota else None,
-            "share_period_us": SHARE_PERIOD_US if quota else None,
+            "share_mechanism": None if mechanism is None else mechanism.name,
+            "share_period_us": None if mechanism is None else mechanism.period_us,
+            "share_step_pct": None if mechanism is None else mechanism.step_pct,
             "triton": self._triton_version(),
             "framework": self.installation.framework(),
         }
@@ -95,20 +101,24 @@ class LocalDeployment:
             TenantFailure: a server died, ran out of memory, or was not ready in time.
             BadInput: these tenants cannot be served together.
             MissingCapability: a share or a cap was asked for and cannot be set.
+            OutsideFailure: a tenant runs without its share.
         """
-        check_tenants(tenants, self.device, self._options.server)
+        check_tenants(tenants, self.device, self._options.server, self._options)
         shared = self._options.server == "shared"
         each = [tuple(range(len(tenants)))] if shared else [(i,) for i in range(len(tenants))]
+        if not shared:
+            self.mechanism = mechanism_for(self.device, tenants, self._options, self.mark)
+            self.mechanism.__enter__()
         pending = []
         rendered: dict[int, Rendered] = {}
         for indices in each:
-            caps = Caps() if shared else caps_of(tenants[indices[0]], self.device)
-            threads = threads_of(caps, self.device)
+            grant = self._grant(indices[0])
+            threads = threads_of(grant.caps, self.device)
             for index in indices:
-                rendered[index] = self._render(tenants[index], index, threads)
+                rendered[index] = self._render(tenants[index], index, threads, grant)
             models = tuple(rendered[index].model_name for index in indices)
             folders = tuple(rendered[index].repository for index in indices)
-            pending.append(Recipe(indices, models, folders, caps, threads))
+            pending.append(Recipe(indices, models, folders, grant, threads))
         progress(f"starting {len(pending)} Triton server{'s' if len(pending) > 1 else ''}")
         ready_s: dict[int, float] = {}
         for attempt in range(PORT_ATTEMPTS):
@@ -126,6 +136,7 @@ class LocalDeployment:
                 else:
                     ready_s.update(dict.fromkeys(server.recipe.indices, seconds))
             if not pending:
+                self._verify()
                 self.endpoints = tuple(
                     self._endpoint(tenant, index, rendered[index], ready_s[index])
                     for index, tenant in enumerate(tenants)
@@ -139,11 +150,36 @@ class LocalDeployment:
 
     def close(self) -> None:
         """End every server and remove everything that carries the deployment's mark."""
+        if self.device.kind == "cuda":
+            self.terminate(GPU_GRACE_S)
+        if self.mechanism is not None:
+            self.mechanism.__exit__(None, None, None)
         marks.sweep_up(self.mark)
         deadline = time.monotonic() + COLLECT_TIMEOUT_S
         for server in self.servers:
             while server.process.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)  # until the kernel lets us collect the zombie
+
+    def terminate(self, grace_s: float) -> None:
+        """Ask all servers to end, and wait for that, but not longer than ``grace_s``."""
+        for server in self.servers:
+            if server.group is not None:
+                server.group.lift()
+            server.process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(
+            server.process.poll() is None for server in self.servers
+        ):
+            time.sleep(POLL_S)
+
+    def _grant(self, index: int) -> Grant:
+        return shared_grant(self.device) if self.mechanism is None else self.mechanism.grant(index)
+
+    def _verify(self) -> None:
+        """Whether each tenant really has its share. Raises OutsideFailure."""
+        if self.mechanism is not None:
+            for server in self.servers:
+                self.mechanism.verify(server.recipe.indices[0], server.pids())
 
     def _server(self, index: int) -> Server:
         return next(server for server in self.servers if index in server.recipe.indices)
@@ -163,9 +199,10 @@ class LocalDeployment:
             model_hash=rendered.model_hash,
             config_hash=rendered.config_hash,
             ready_s=ready_s,
+            sm_count=None if self.mechanism is None else self.mechanism.sm_count(index),
         )
 
-    def _render(self, tenant: Tenant, index: int, threads: int) -> Rendered:
+    def _render(self, tenant: Tenant, index: int, threads: int, grant: Grant) -> Rendered:
         from igniter_prof import zoo
 
         folder = self.mark.folder / f"tenant-{index}"
@@ -176,7 +213,7 @@ class LocalDeployment:
             threads=threads,
             repository=self._options.repository,
             backend=self._options.backend,
-            device=self.device.kind,
+            device="cuda" if grant.gpus else "cpu",
         )
 
     def _triton_version(self) -> str | None:
@@ -193,7 +230,7 @@ def deploy_local(
     device: Device, tenants: Sequence[Tenant], options: ServeOptions, progress: Progress
 ) -> Iterator[LocalDeployment]:
     """Serve tenants as local processes for the time of a context; see ``serving.deploy``."""
-    check_tenants(tenants, device, options.server)
+    check_tenants(tenants, device, options.server, options)
     deployment = prepare(device, options, progress)
     try:
         deployment.start(tenants, progress)
@@ -221,7 +258,7 @@ def prepare(
     """A deployment with its mark and folder, and nothing started yet; reaps first."""
     marks.reap()
     installation = triton.ensure(options.triton, progress)
-    if device.kind == "cuda" and installation.environment is not None:
+    if device.kind == "cuda" and not installation.serves_gpu(options.backend):
         raise MissingCapability(
             "the Triton that igprof brings along serves CPUs only",
             where=device.id,

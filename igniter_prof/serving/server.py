@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -15,10 +16,10 @@ from igniter_prof.records import Device, Status
 from igniter_prof.serving import cgroup, logs, scope
 from igniter_prof.serving.cgroup import Group
 from igniter_prof.serving.contract import TenantFailure
-from igniter_prof.serving.marks import VARIABLE, Mark
+from igniter_prof.serving.marks import PROC, VARIABLE, Mark
 from igniter_prof.serving.ports import LOOPBACK, free_ports
 from igniter_prof.serving.process import UNKNOWN_EXIT, Process, bound, spawn
-from igniter_prof.serving.shares import Caps
+from igniter_prof.serving.shares import Caps, Grant
 from igniter_prof.serving.triton import Installation
 
 POLL_S = 0.01
@@ -34,8 +35,13 @@ class Recipe:
     models: tuple[str, ...]
     """Their names on the server."""
     repositories: tuple[Path, ...]
-    caps: Caps
+    grant: Grant
     threads: int
+
+    @property
+    def caps(self) -> Caps:
+        """The limits of its control group."""
+        return self.grant.caps
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,19 @@ class Server:
     def http_address(self) -> str:
         """``host:port`` of its HTTP service."""
         return f"{LOOPBACK}:{self.ports.http}"
+
+    def pids(self) -> list[int]:
+        """Its process and all that come of it: stubs of the Python backend are processes."""
+        children: dict[int, list[int]] = {}
+        for entry in PROC.iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                    children.setdefault(int(fields[1]), []).append(int(entry.name))
+        found = [self.process.pid]
+        for pid in found:  # grows meanwhile
+            found += children.get(pid, [])
+        return found
 
     def ending(self) -> tuple[Status, str] | None:
         """How it ended and why; None while it is alive and whole."""
@@ -149,7 +168,7 @@ def start(
     ports = Ports(*free_ports(3))
     arguments = bound(
         _arguments(recipe, name, mark, ports, device, installation),
-        device.cores,
+        recipe.caps.cpuset or device.cores,
         with_parent=mark.kind == "t",
     )
     group, in_scope = _place(name, recipe.caps)
@@ -158,7 +177,7 @@ def start(
     elif in_scope:
         arguments = scope.command(name, recipe.caps, arguments)
     started_s = time.monotonic()
-    process = spawn(arguments, _environment(recipe, name, device, installation), log)
+    process = spawn(arguments, _environment(recipe, name, installation), log)
     if in_scope:
         group = scope.enter(process.pid, name, recipe.caps)
     return Server(recipe, name, ports, process, group, log, started_s)
@@ -206,18 +225,16 @@ def _arguments(
     ]
 
 
-def _environment(
-    recipe: Recipe, name: str, device: Device, installation: Installation
-) -> dict[str, str]:
+def _environment(recipe: Recipe, name: str, installation: Installation) -> dict[str, str]:
     own = installation.environment
     variables = dict(os.environ) if own is None else dict(own)
+    for key in [key for key in variables if key.startswith("CUDA_MPS_")]:
+        del variables[key]  # a user's own settings are no share that was asked for
     threads = str(recipe.threads)
     # pools are sized from the host's cores unless they are told of the quota
     variables.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
-    if device.kind == "cuda":
-        variables["CUDA_VISIBLE_DEVICES"] = device.id.removeprefix("cuda:")
-    else:
-        variables["CUDA_VISIBLE_DEVICES"] = ""
+    variables["CUDA_VISIBLE_DEVICES"] = ",".join(recipe.grant.gpus)
+    variables.update(recipe.grant.environment)
     # systemd-run --user finds its manager by these
     for key in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"):
         if key in os.environ:

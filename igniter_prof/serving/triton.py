@@ -50,6 +50,10 @@ class Installation:
     packages: Path | None
     """The virtual environment of the server's packages; None: not ours to know."""
 
+    def serves_gpu(self, backend: str) -> bool:
+        """Whether its models of a backend can use a GPU: of what comes with igprof, none can."""
+        return self.environment is None
+
     def framework(self) -> str | None:
         """``onnxruntime <version>`` as installed for the servers; None if it is not known."""
         if self.packages is None:

@@ -8,7 +8,12 @@ from igniter_prof.serving.shares.caps import (
     exceeds,
     threads_of,
 )
-from igniter_prof.serving.shares.choice import MECHANISMS, check_tenants, mechanism_for
+from igniter_prof.serving.shares.choice import (
+    MECHANISMS,
+    check_tenants,
+    mechanism_for,
+    shared_grant,
+)
 from igniter_prof.serving.shares.contract import Grant, Mechanism
 
 __all__ = [
@@ -22,5 +27,6 @@ __all__ = [
     "check_tenants",
     "exceeds",
     "mechanism_for",
+    "shared_grant",
     "threads_of",
 ]

@@ -5,19 +5,26 @@ Adding a mechanism is a module with a factory, and its line in MECHANISMS.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.records import Device, ServerMode, Tenant
 from igniter_prof.serving.contract import ServeOptions
 from igniter_prof.serving.marks import Mark
-from igniter_prof.serving.shares.contract import Mechanism, MechanismFactory
+from igniter_prof.serving.shares import mps_daemon
+from igniter_prof.serving.shares.contract import Grant, Mechanism, MechanismFactory
 from igniter_prof.serving.shares.cpu import CfsQuota, Cpuset
+from igniter_prof.serving.shares.gpu import WITHOUT_MPS, is_slice, uuid_of
+from igniter_prof.serving.shares.mig import Mig
+from igniter_prof.serving.shares.mps import Mps
 from igniter_prof.serving.shares.timeslice import TimeSlicing
 
 MECHANISMS: dict[str, MechanismFactory] = {
     "cfs-quota": CfsQuota,
     "cpuset": Cpuset,
+    "mps": Mps,
+    "mig": Mig,
     "time-slicing": TimeSlicing,
 }
 
@@ -38,6 +45,7 @@ def mechanism_for(
 
     Raises:
         BadInput: there is no such mechanism, or these tenants cannot share the device in that way.
+        MissingCapability: as ``usual``.
     """
     name = options.share_mechanism or usual(device, tenants)
     if name not in MECHANISMS:
@@ -46,8 +54,28 @@ def mechanism_for(
 
 
 def usual(device: Device, tenants: Sequence[Tenant]) -> str:
-    """The name of a device's usual mechanism, alike for all cells of a sweep."""
-    return "cfs-quota" if device.kind == "cpu" else "time-slicing"
+    """The name of a device's usual mechanism: MPS for a GPU wherever it is installed.
+
+    It does not depend on how many tenants a cell has and what their shares are, since all cells of
+    a profile must have the same.
+
+    Raises:
+        MissingCapability: tenants have shares of a GPU, and MPS, which gives them, is not there.
+    """
+    if device.kind == "cpu":
+        return "cfs-quota"
+    if is_slice(device):
+        return "mig"
+    if any(tenant.share_pct not in (None, 100) for tenant in tenants):
+        mps_daemon.program()
+    return "mps" if shutil.which(mps_daemon.PROGRAM) else "time-slicing"
+
+
+def shared_grant(device: Device) -> Grant:
+    """What a server of all tenants is started with: the device, and no shares of it."""
+    if device.kind == "cpu":
+        return Grant()
+    return Grant(environment=WITHOUT_MPS, gpus=(uuid_of(device),))
 
 
 def check_tenants(
