@@ -25,6 +25,16 @@ def _parquet(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
     return export_profile(source, out, "parquet", requests)
 
 
+def _acprof(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
+    from igniter_prof.dataset.acprof import export_acprof
+
+    done = export_acprof(source, out)
+    for reason, count in done.left_out.items():
+        if count:
+            note(f"left out: {count} {reason}")
+    return done.written
+
+
 def _igniter(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
     from igniter_prof.provisioning.checker import read_plan
     from igniter_prof.provisioning.igniter import export_plan
@@ -34,7 +44,7 @@ def _igniter(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
 
 # what is exported, and the formats that it can be written in
 EXPORTERS: dict[str, dict[str, Exporter]] = {
-    "profile": {"csv": _csv, "parquet": _parquet},
+    "profile": {"csv": _csv, "parquet": _parquet, "acprof": _acprof},
     "plan": {"igniter": _igniter},
 }
 
@@ -59,7 +69,8 @@ def _formats() -> str:
 def command(source: Path, format: str, out: Path, requests: Path | None, as_json: bool) -> None:
     """Write FILE_OR_DIR in another tool's FORMAT; what it is is told from its content.
 
-    A profile becomes a table with one row a tenant of a cell (columns: docs/dataset.md).
+    A profile becomes a table with one row a tenant of a cell (columns: docs/dataset.md), or with
+    'acprof' a folder of files with AC-Prof's columns, one row a request (docs/acprof.md).
     """
     from igniter_prof.dataset.identify import identify
     from igniter_prof.errors import BadInput
@@ -74,8 +85,8 @@ def command(source: Path, format: str, out: Path, requests: Path | None, as_json
             where=str(source),
             hint=f"possible: {_formats()}",
         )
-    if requests is not None and kind != "profile":
-        raise BadInput("--requests is for profiles only", where=str(source))
+    if requests is not None and (kind != "profile" or format == "acprof"):
+        raise BadInput("--requests is for profiles as csv or parquet only", where=str(source))
     written = exporters[format](source, out, requests)
     if as_json:
         print_json({"written": [str(path) for path in written]})

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json
 
-Importer = Callable[[Sequence[Path], Path], str]
-"""From (files to read, file or folder to write) to one line on what was imported."""
+Importer = Callable[[Sequence[Path], Path], tuple[str, dict[str, Any]]]
+"""From (files to read, file or folder to write) to one line on what was imported, and its details
+for ``--json``; what is refused is told on standard error."""
+
+_SHOWN = 20
 
 
-def _igniter_plan(sources: Sequence[Path], out: Path) -> str:
+def _igniter_plan(sources: Sequence[Path], out: Path) -> tuple[str, dict[str, Any]]:
     from igniter_prof.errors import BadInput
     from igniter_prof.files import write_json
     from igniter_prof.provisioning.igniter import import_plan
@@ -22,17 +26,45 @@ def _igniter_plan(sources: Sequence[Path], out: Path) -> str:
         raise BadInput("igniter-plan reads one file", hint="its format has one device a file")
     plan = import_plan(sources[0])
     write_json(out, plan)
-    return f"a plan of {len(plan.devices[0].tenants)} workloads on one device"
+    return f"a plan of {len(plan.devices[0].tenants)} workloads on one device", {}
 
 
-FORMATS: dict[str, Importer] = {"igniter-plan": _igniter_plan}
+def _acprof(sources: Sequence[Path], out: Path) -> tuple[str, dict[str, Any]]:
+    from igniter_prof.dataset.acprof import import_acprof
+    from igniter_prof.dataset.acprof.formats import NET_POWER
+
+    report = import_acprof(sources, out)
+    for file, rows in report.files.items():
+        note(
+            f"{file}: {rows['in']} rows in, {rows['counted']} counted, {rows['warmup']} warm-up,"
+            f" {rows['failed']} failed, {rows['refused']} refused"
+        )
+    for one in report.refused[:_SHOWN]:
+        note(f"refused: {one}")
+    if len(report.refused) > _SHOWN:
+        note(f"refused: and {len(report.refused) - _SHOWN} more: all are in {out}/import.json")
+    for name in report.ignored:
+        note(f"not read: {name}")
+    if report.static_only:
+        names = sorted({one.model_name for one in report.static_only})
+        note(f"sizes only, nothing measured (kept in import.json): {', '.join(names)}")
+    for file, (low, high) in report.raw_power_w.items():
+        note(
+            f"{file}: power is taken for {NET_POWER}; its digits show that readings of"
+            f" {low:g}-{high:g} W were subtracted"
+        )
+    counted = sum(rows["counted"] + rows["failed"] for rows in report.files.values())
+    return f"{counted} rows in {report.cells} cells", report.as_dict()
+
+
+FORMATS: dict[str, Importer] = {"igniter-plan": _igniter_plan, "acprof": _acprof}
 """Formats by name; their libraries are imported when they are used."""
 
 
 @click.command("import", short_help="Read other tools' files into ours.")
 @click.argument("format")
 @click.argument(
-    "sources", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "sources", metavar="FILE_OR_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @click.option(
     "--out",
@@ -42,17 +74,20 @@ FORMATS: dict[str, Importer] = {"igniter-plan": _igniter_plan}
 )
 @json_option
 def command(format: str, sources: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Read FILEs of another tool's FORMAT into a file of ours.
+    """Read FILEs of another tool's FORMAT into a file or folder of ours.
 
-    FORMAT is igniter-plan: a plan as iGniter writes it, five lists in JSON for one device. Its
-    SLOs, which are half of the user's, are doubled.
+    igniter-plan: a plan as iGniter writes it, five lists in JSON for one device. Its SLOs, which
+    are half of the user's, are doubled.
+
+    acprof: result and static files of the AC-Prof dataset, or folders of them, into a profile;
+    rows that are refused are listed with file, line and reason.
     """
     from igniter_prof.errors import BadInput, did_you_mean
 
     if format not in FORMATS:
         raise BadInput(f"unknown format '{format}'", hint=did_you_mean(format, FORMATS))
-    what = FORMATS[format](sources, out)
+    what, details = FORMATS[format](sources, out)
     if as_json:
-        print_json({"format": format, "imported": what, "written": str(out)})
+        print_json({**details, "format": format, "imported": what, "written": str(out)})
     else:
         note(f"imported {what}: wrote {out}")
