@@ -141,7 +141,7 @@ def _energies(trace: Trace, info: TraceInfo, window: Counted) -> _Found:
     if integral is not None:
         error_j += _sampling_error_j(at_ns, watts, info, window)
     if counter is None and info.averaged:
-        first, last = np.interp([start_ns, end_ns], at_ns, watts)
+        first, last = np.interp([0, end_ns - start_ns], at_ns - start_ns, watts)
         error_j += abs(float(last - first)) * AVERAGED_S
     return _Found(counter, integral, error_j)
 
@@ -158,8 +158,8 @@ def _sampling_error_j(at_ns: Times, watts: Floats, info: TraceInfo, window: Coun
     part is known of some sensors only, for others none of the spread is taken as seen. A load
     whose rhythm is the sensor's own is not covered by it.
     """
-    times, levels = updates(at_ns, watts)
-    looks = levels[(times >= window.start_ns) & (times <= window.end_ns)]
+    times, levels = updates(at_ns - window.start_ns, watts)
+    looks = levels[(times >= 0) & (times <= window.end_ns - window.start_ns)]
     if info.averaged or info.part_time is False or len(looks) < MIN_SAMPLES:
         return 0.0
     half_width = mean_half_width(looks) or 0.0

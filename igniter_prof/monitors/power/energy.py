@@ -118,12 +118,14 @@ def counter_energy(at_ns: Times, joules: Floats, start_ns: int, end_ns: int) -> 
     sampling = interval_ns(at_ns)
     if len(moved) < 2 or sampling is None or (np.diff(joules) < 0).any():
         return None
-    times, level = at_ns[moved].astype(np.float64), joules[moved]
+    # from the window's start, for a float does not hold a nanosecond of a long uptime
+    times, level = (at_ns[moved] - start_ns).astype(np.float64), joules[moved]
+    length_ns = end_ns - start_ns
     steps_ns = np.diff(times)
     rates = np.diff(level) / steps_ns
     highest = float(rates.max())
     reach = 2 * float(np.median(steps_ns)) + sampling
-    if times[0] - start_ns > reach or end_ns - times[-1] > reach:
+    if times[0] > reach or length_ns - times[-1] > reach:
         return None
 
     def read(instant: int) -> tuple[float, float]:
@@ -139,7 +141,7 @@ def counter_energy(at_ns: Times, joules: Floats, start_ns: int, end_ns: int) -> 
             open_j = max(more, less)
         return value, open_j + highest * sampling
 
-    (low, low_open), (high, high_open) = read(start_ns), read(end_ns)
+    (low, low_open), (high, high_open) = read(0), read(length_ns)
     return Energy(high - low, low_open + high_open)
 
 
@@ -163,15 +165,16 @@ def power_energy(at_ns: Times, watts: Floats, start_ns: int, end_ns: int) -> Ene
     sampling = interval_ns(at_ns)
     if sampling is None:
         return None
-    times, levels = updates(at_ns, watts)
-    within = (times > start_ns) & (times < end_ns)
-    ends = np.interp([start_ns, end_ns], times, levels)
-    x = np.concatenate([[start_ns], times[within], [end_ns]]) - start_ns
+    times, levels = updates(at_ns - start_ns, watts)
+    length_ns = end_ns - start_ns
+    within = (times > 0) & (times < length_ns)
+    ends = np.interp([0, length_ns], times, levels)
+    x = np.concatenate([[0], times[within], [length_ns]])
     y = np.concatenate([ends[:1], levels[within], ends[1:]])
     joules = float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum()) / NS_PER_S
     period = update_period_ns(at_ns, watts) or sampling
     open_j = 0.0
-    for instant in (start_ns, end_ns):
+    for instant in (0, length_ns):
         step = int(np.clip(np.searchsorted(times, instant) - 1, 0, len(times) - 2))
         open_j += abs(float(levels[step + 1] - levels[step])) * (period / 2 + sampling) / NS_PER_S
     return Energy(joules, open_j)
