@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from igniter_prof import files
-from igniter_prof.errors import OutsideFailure
+from igniter_prof.errors import MissingCapability, OutsideFailure
 from igniter_prof.records import Device, Endpoint, Record, ServerMode, Tenant
 from igniter_prof.serving import cgroup, marks
 from igniter_prof.serving.contract import Progress, ServeOptions, silent
@@ -117,8 +118,11 @@ class Resumed(Plain):
         self.name = shares.mechanism
         self.period_us = shares.period_us
         self.step_pct = shares.step_pct
-        pipes = shares.mps_pipes
-        self._watch = None if pipes is None else DaemonWatch(Daemon(Path(pipes), shares.mps_own))
+        self._watch: DaemonWatch | None = None
+        if shares.mps_pipes is not None:
+            self._watch = DaemonWatch(Daemon(Path(shares.mps_pipes), shares.mps_own))
+            with contextlib.suppress(OutsideFailure, MissingCapability):
+                self._watch.settle()  # else ``trouble`` tells
 
     def __exit__(self, *_: object) -> None:
         """Stop the daemon if it was started for this plan."""

@@ -52,8 +52,13 @@ class DaemonWatch:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
+        self._servers: set[int] = set()
         self._trouble: str | None = None
         self._ask_at_s = 0.0
+
+    def settle(self) -> None:
+        """Remember the servers that there are now: they live as long as their clients."""
+        self._servers = set(self.daemon.servers())
 
     def trouble(self, *, fresh: bool = False) -> str | None:
         """Why no client can be relied on any more; None while all is well.
@@ -63,14 +68,19 @@ class DaemonWatch:
         now_s = time.monotonic()
         if self._trouble is None and (fresh or now_s >= self._ask_at_s):
             self._ask_at_s = now_s + FAULT_EVERY_S
-            try:
-                fault = self.daemon.fault()
-            except OutsideFailure as error:
-                self._trouble = f"the MPS daemon is gone: {error}"
-            else:
-                if fault is not None:
-                    self._trouble = f"the fault of a client ended all on this GPU: {fault}"
+            self._trouble = self._asked()
         return self._trouble
+
+    def _asked(self) -> str | None:
+        try:
+            fault = self.daemon.fault()
+            ended = self._servers - set(self.daemon.servers())
+        except OutsideFailure as error:
+            return f"the MPS daemon is gone: {error}"
+        if fault is not None:
+            return f"the fault of a client ended all on this GPU: {fault}"
+        # after a fault it ends when its clients have, which may be sooner than the next question
+        return f"the MPS server {min(ended)} ended under its clients" if ended else None
 
 
 class Mps(Plain):
@@ -159,7 +169,7 @@ class Mps(Plain):
         They become clients with their first CUDA context, so the question is repeated for a while.
         Those that NVML sees on the GPU must all be clients; at least one must be.
         """
-        if not self._on_gpu[index]:
+        if not self._on_gpu[index] or self._watch is None:
             return
         uuid, where = uuid_of(self.device), f"tenant {self.tenants[index].model}"
         deadline = time.monotonic() + VERIFY_TIMEOUT_S
@@ -168,6 +178,7 @@ class Mps(Plain):
             inside = {pid for pid in pids if is_client(pid, clients, uuid)}
             beside = (compute_pids(uuid) & set(pids)) - inside
             if inside and not beside:
+                self._watch.settle()
                 return
             if time.monotonic() >= deadline:
                 break
@@ -203,7 +214,7 @@ class Mps(Plain):
         if mark is None:
             mark = self._own_mark = marks.mint()
             files.make_cached(mark.folder)
-        return mps_daemon.start(uuid, mark.folder, f"{mark.name}-mps")
+        return mps_daemon.start(uuid, mark)
 
     def _expect_shares(self, known: GpuFacts) -> None:
         shared = any(tenant.share_pct not in (None, 100) for tenant in self.tenants)

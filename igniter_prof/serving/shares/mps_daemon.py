@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from igniter_prof import files
 from igniter_prof.errors import MissingCapability, OutsideFailure
 from igniter_prof.serving import marks
+from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.shares.mps_clients import Client, parse_clients
 
 PROGRAM = "nvidia-cuda-mps-control"
@@ -84,7 +86,12 @@ class Daemon:
     def fault(self) -> str | None:
         """Why one of its servers takes no work any more; None while all do."""
         for server in self.servers():
-            status = self.ask(f"get_server_status {server}").strip()
+            try:
+                status = self.ask(f"get_server_status {server}").strip()
+            except OutsideFailure:
+                if server in self.servers():
+                    raise
+                continue  # it ended in between
             if "FAULT" in status.upper():
                 return f"its server {server} is in state {status}"
         return None
@@ -139,15 +146,14 @@ class Daemon:
         return None
 
     def quit(self) -> None:
-        """Have it end with its servers, if it is our own; give up after a while (marks follow)."""
+        """Have our own end with its servers; given up after a while, since its mark ends it."""
         assert self.own, "a daemon of others is never stopped"
         with contextlib.suppress(OutsideFailure, MissingCapability):
             self.ask("quit", timeout_s=STOP_TIMEOUT_S)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while (self.pipes / PID_FILE).exists() and time.monotonic() < deadline:
-            if not self.answers():
-                return
+        while self.answers() and time.monotonic() < deadline:
             time.sleep(0.05)
+        shutil.rmtree(self.pipes, ignore_errors=True)
 
 
 def program() -> str:
@@ -156,6 +162,20 @@ def program() -> str:
     if found is None:
         raise MissingCapability(f"MPS needs {PROGRAM}, which is not on PATH", hint=FIX)
     return found
+
+
+def folder() -> Path:
+    """Where the pipes of our daemons are: not in a run's folder, whose name is long for sockets."""
+    return files.cache_dir() / "mps"
+
+
+def remove_leftovers() -> None:
+    """Remove the pipes of daemons whose runs are gone (``marks.reap`` ended the daemons)."""
+    if folder().is_dir():
+        tokens = {entry.name.rpartition("-")[2] for entry in marks.runs().iterdir()}
+        for entry in folder().iterdir():
+            if entry.name not in tokens:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def existing(uuid: str) -> Daemon | None:
@@ -172,19 +192,19 @@ def existing(uuid: str) -> Daemon | None:
     return daemon
 
 
-def start(uuid: str, folder: Path, mark: str) -> Daemon:
+def start(uuid: str, mark: Mark) -> Daemon:
     """Start a daemon for one GPU, and wait until it answers.
 
     Args:
         uuid: of the GPU or slice.
-        folder: where its pipes and logs go.
-        mark: set in its environment, and so in that of its servers.
+        mark: in its environment, and so in that of its servers; its folder takes the logs.
 
     Raises:
         MissingCapability: there is no such program, or the folder's name is too long for sockets.
         OutsideFailure: it does not start, or does not answer.
     """
-    daemon = Daemon(folder / "mps", own=True)
+    remove_leftovers()
+    daemon = Daemon(folder() / mark.token, own=True)
     longest = str(daemon.pipes / LONGEST_SOCKET)
     if len(os.fsencode(longest)) > SOCKET_PATH_MAX:
         raise MissingCapability(
@@ -193,15 +213,15 @@ def start(uuid: str, folder: Path, mark: str) -> Daemon:
             where=longest,
             hint="set XDG_CACHE_HOME to a shorter folder, such as /tmp/cache",
         )
-    logs = folder / "mps-log"
+    logs = mark.folder / "mps"
     for each in (daemon.pipes, logs):
-        each.mkdir(exist_ok=True)
+        files.make_cached(each)
     daemon.pipes.chmod(0o755)  # containers' users must reach the sockets
     environment = {
         **_environment(daemon.pipes),
         LOGS: str(logs),
         "CUDA_VISIBLE_DEVICES": uuid,
-        marks.VARIABLE: mark,
+        marks.VARIABLE: f"{mark.name}-mps",
     }
     output = logs / "start.log"
     # a file, since the daemon keeps what it is given and a pipe would never end
