@@ -105,7 +105,7 @@ class Captured:
         return found
 
 
-def captured_by(dissector: Dissector, **more: Any) -> Captured:
+def captured_by(dissector: Dissector, notes: tuple[str, ...] = ()) -> Captured:
     """What a dissector has found in this process, such as from a file."""
     ledger = dissector.ledger
     return Captured(
@@ -123,7 +123,7 @@ def captured_by(dissector: Dissector, **more: Any) -> Captured:
         cut=ledger.cut,
         unsolicited=ledger.unsolicited,
         not_understood=dissector.not_understood,
-        **more,
+        notes=notes,
     )
 
 

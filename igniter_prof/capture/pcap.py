@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from igniter_prof.capture.packets import Dissector
+from igniter_prof.capture.live import Captured, captured_by
+from igniter_prof.capture.packets import Dissector, Server
 from igniter_prof.errors import BadInput
 
 ETHERNET, RAW, LINUX_COOKED, LINUX_COOKED_2 = 1, 101, 113, 276
@@ -212,3 +213,19 @@ def _block(order: str, kind: int, body: bytes, links: list[tuple[int, int, int]]
     return Packet(
         link, body[20 : 20 + captured], wire, offset_s * NS_PER_S + stamp * NS_PER_S // ticks
     )
+
+
+def read(path: Path, servers: Sequence[Server]) -> Captured:
+    """The requests in a capture file, with times of its wall clock.
+
+    Args:
+        path: pcap or pcapng, by whatever tool; gzip is unpacked.
+        servers: whose requests are looked for.
+
+    Raises:
+        BadInput: it cannot be read, is no capture, or is of a link that is not known.
+    """
+    dissector = Dissector(servers)
+    whole = read_into(dissector, path)
+    dissector.close()
+    return captured_by(dissector, notes=() if whole else (f"{path} breaks off",))
