@@ -14,9 +14,10 @@ from igniter_prof.errors import BadInput, MissingCapability
 from igniter_prof.monitors import Counted, Scene, Seen
 from igniter_prof.monitors import nvml as nvml_module
 from igniter_prof.monitors.nvml import BareIdle, NvmlMonitor
+from igniter_prof.monitors.power import card
 from igniter_prof.monitors.power.buffer import CHUNK, Buffer
 from igniter_prof.monitors.power.card import Card
-from igniter_prof.monitors.power.trace import POWER_DTYPE
+from igniter_prof.monitors.power.trace import POWER_DTYPE, REASONS
 from igniter_prof.records import MEASURED, REQUEST_DTYPE, Device, DevicePower, Endpoint, Tenant
 from tests.nvml_fakes import ALL_FIELDS, FakeGpu, FakeNvml, S
 
@@ -338,6 +339,33 @@ def test_a_value_that_fails_now_is_missing_now() -> None:
     row = np.array([card.read()], POWER_DTYPE)[0]
     assert math.isnan(row["temperature_c"])
     assert row["power_w"] > 0
+
+
+def test_what_is_asked_exists_in_the_library() -> None:
+    names = [
+        *card.LOST,
+        *card.VALUE_TYPES,
+        *(name for name, _ in card.FIELDS.values()),
+        *(name for call in card.CALLS for name in (call.function, *call.constants)),
+        "nvmlDeviceGetHandleByIndex",
+        "nvmlDeviceGetHandleByUUID",
+        "nvmlDeviceIsMigDeviceHandle",
+        "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
+        "nvmlDeviceGetUUID",
+        "nvmlDeviceGetName",
+        "nvmlDeviceGetCudaComputeCapability",
+        "nvmlDeviceGetComputeRunningProcesses",
+        "nvmlDeviceGetFieldValues",
+    ]
+    assert [name for name in names if not hasattr(pynvml, name)] == []
+    members = {name for name, _ in pynvml.c_nvmlValue_t._fields_}
+    assert set(card.VALUE_TYPES.values()) <= members
+    for bit, reason in REASONS.items():
+        constants = [
+            getattr(pynvml, f"{prefix}{reason.title().replace('_', '')}", None)
+            for prefix in ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
+        ]
+        assert bit in constants, reason
 
 
 def test_the_buffer_keeps_all_rows_in_order() -> None:

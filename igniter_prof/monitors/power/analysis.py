@@ -108,7 +108,7 @@ def analyse(
         " have used a part: none is given to an inference or a tenant"
     )
     tenants: tuple[dict[str, Any], ...] = ()
-    if own and found.chosen is not None and window.inferences:
+    if own and found.chosen is not None and window.requests:
         tenants = _tenants(found.chosen, power, info, window, shares_pct)
     fields: dict[str, Any] = {"power": power}
     if own and info.source == "nvml" and found.chosen is not None:
@@ -244,7 +244,7 @@ def _per_inference(
 def _notes(power: DevicePower, found: _Found, info: TraceInfo) -> list[str]:
     notes = []
     if found.chosen is not None and found.error_j is not None:
-        which = "the driver's counter" if found.counter else f"the integral of {info.power_field}"
+        which = "the driver's counter" if found.counter else f"the integral of {info.power_field or 'power'}"
         relative = 100 * found.error_j / found.chosen.joules if found.chosen.joules > 0 else 0.0
         notes.append(
             f"energy by {which}: {found.chosen.joules:.4g} J ± {found.error_j:.2g} J"
