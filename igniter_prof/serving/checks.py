@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from igniter_prof import files, probe
-from igniter_prof.errors import MissingCapability
+from igniter_prof.errors import MissingCapability, OutsideFailure
 from igniter_prof.records import Record
 from igniter_prof.serving import cgroup, interpreter, marks, scope, triton
-from igniter_prof.serving.shares import Caps
+from igniter_prof.serving.shares import Caps, mps_daemon
 
 CheckStatus = Literal["ok", "limited", "missing"]
 DOCKER_SOCKET = Path("/var/run/docker.sock")
@@ -178,16 +178,33 @@ def check_nvml() -> Check:
 
 
 def check_mps() -> Check:
-    """The control program of MPS, which gives shares of a GPU."""
-    program = shutil.which("nvidia-cuda-mps-control")
-    if program is not None:
-        return Check(name="mps", status="ok", detail=program)
-    return Check(
-        name="mps",
-        status="missing",
-        detail="no nvidia-cuda-mps-control on PATH; without a GPU it is not needed",
-        fix="install the NVIDIA driver's compute utilities (nvidia-compute-utils)",
-    )
+    """MPS, which gives shares of a GPU: its program, and a daemon if one is there (it is asked)."""
+    program = shutil.which(mps_daemon.PROGRAM)
+    if program is None:
+        return Check(
+            name="mps",
+            status="missing",
+            detail=f"no {mps_daemon.PROGRAM} on PATH; without a GPU it is not needed",
+            fix=mps_daemon.FIX,
+        )
+    daemon = mps_daemon.listening()
+    if daemon is None:
+        return Check(name="mps", status="ok", detail=f"{program}; no daemon is there")
+    try:
+        user, fault, limit = daemon.user(), daemon.fault(), daemon.default_pct()
+    except OutsideFailure as error:
+        return Check(name="mps", status="limited", detail=str(error))
+    detail = f"{program}; a daemon of user {user} at {daemon.pipes}, used and left alone"
+    fix = f"echo quit | {mps_daemon.PIPES}={daemon.pipes} {mps_daemon.PROGRAM}"
+    if fault is not None:
+        return Check(name="mps", status="limited", detail=f"{detail}; {fault}", fix=fix)
+    if user not in (0, os.geteuid()):
+        detail += "; the local runtime cannot use it"
+        return Check(name="mps", status="limited", detail=detail, fix=fix)
+    if limit is not None and limit < 100:
+        detail += f"; it caps every client at {limit:g}%"
+        return Check(name="mps", status="limited", detail=detail, fix=fix)
+    return Check(name="mps", status="ok", detail=detail)
 
 
 def check_capture() -> Check:

@@ -178,13 +178,17 @@ def remove_leftovers() -> None:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def existing(uuid: str) -> Daemon | None:
-    """The daemon that clients of a GPU would find by themselves; None if there is none for it."""
+def listening() -> Daemon | None:
+    """The daemon that clients would find by themselves; None if none answers."""
     named = os.environ.get(PIPES)
     daemon = Daemon(Path(named) if named else USUAL_PIPES, own=False)
-    if not (daemon.pipes / "control").exists() or not daemon.answers():
-        return None
-    seen = daemon.visible()
+    return daemon if (daemon.pipes / "control").exists() and daemon.answers() else None
+
+
+def existing(uuid: str) -> Daemon | None:
+    """The daemon that clients of a GPU would find by themselves; None if there is none for it."""
+    daemon = listening()
+    seen = None if daemon is None else daemon.visible()
     names = [name for name in seen or () if name.startswith(("GPU-", "MIG-"))]
     # it may have been given indices, which mean nothing here: then the clients will tell
     if seen and len(names) == len(seen) and not any(uuid.startswith(name) for name in names):
