@@ -16,6 +16,8 @@ from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.records import Sweep, Tenant
 
 SIDE = 224
+LONGEST_SIDE = 2 * SIDE
+"""Of a photo: more needs more memory than the smallest container has."""
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 IMAGENET_SPREAD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 CLASSES = 21
@@ -28,6 +30,7 @@ def paint(path: Path, photo: Path | None) -> Path:
     if photo is not None:
         try:
             with Image.open(photo) as image:
+                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
                 image.convert("RGB").save(path)
         except (OSError, SyntaxError, ValueError) as error:
             raise BadInput(f"is no readable image ({error})", where=str(photo)) from error
@@ -90,9 +93,14 @@ def segment(sweep: Sweep, picture: Path) -> Any:
     return classes
 
 
+def colours_of() -> Any:
+    """The tutorial's colour of each class: (21, 3) of uint8."""
+    return (np.arange(CLASSES)[:, None] * PALETTE % 255).astype(np.uint8)
+
+
 def show(picture: Path, classes: Any, path: Path) -> list[Path]:
     """Write the palette picture, and one with the image beside it and the names of its classes."""
-    colours = (np.arange(CLASSES)[:, None] * PALETTE % 255).astype(np.uint8)
+    colours = colours_of()
     palette = Image.fromarray(classes)
     palette.putpalette(colours.flatten().tolist())
     palette.save(path)
@@ -103,14 +111,15 @@ def show(picture: Path, classes: Any, path: Path) -> list[Path]:
         left.imshow(image.convert("RGB"))
     left.set_title("image")
     right.imshow(colours[classes])
-    right.set_title("segmentation")
+    trained = zoo.installed("fcn_resnet50") is not None
+    right.set_title("segmentation" if trained else "segmentation (random weights: no meaning)")
     for axes in (left, right):
         axes.set_axis_off()
     shares = np.bincount(classes.ravel(), minlength=CLASSES) / classes.size
     for index in np.argsort(-shares)[:6]:
         if shares[index] > 0:
             text = f"{labels[index]} {100 * shares[index]:.0f}%"
-            right.scatter([], [], color=colours[index] / 255, edgecolors="#999999", label=text)
+            right.scatter([], [], s=90, marker="s", color=colours[index] / 255, label=text)
     right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     beside = path.with_name(f"{path.stem}_beside.png")
     figure.savefig(beside, dpi=150)

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from igniter_prof.records import Measurement
-from igniter_prof.reporting.drawing import MARKERS, PALETTE
+from igniter_prof.reporting.drawing import GREY, MARKERS, PALETTE
 
 FIELDS = ("scale", "width", "height", "time")
 
@@ -26,6 +26,8 @@ class Row:
     """Mean latency of a request, from send to the end of the answer."""
     ci_s: float | None
     """Half-width of its 95% interval; not in the CSV."""
+    stable: bool
+    """Whether it came to rest within the window; not in the CSV."""
 
 
 def rows_of(measurements: Sequence[Measurement]) -> list[Row]:
@@ -43,6 +45,7 @@ def rows_of(measurements: Sequence[Measurement]) -> list[Row]:
                 height=height,
                 time_s=tenant.latency.mean_ms / 1000,
                 ci_s=None if ci_ms is None else ci_ms / 1000,
+                stable=tenant.stable is True,
             )
         )
     return sorted(rows, key=lambda row: row.scale)
@@ -63,17 +66,24 @@ def plot(rows: Mapping[str, Sequence[Row]], path: Path) -> list[Path]:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for index, (name, table) in enumerate(rows.items()):
+        colour = PALETTE[index % len(PALETTE)]
+        marker = MARKERS[index % len(MARKERS)]
         axes.errorbar(
             [row.scale for row in table],
             [row.time_s for row in table],
             yerr=[row.ci_s or 0.0 for row in table],
             label=title_of(name),
-            color=PALETTE[index % len(PALETTE)],
-            marker=MARKERS[index % len(MARKERS)],
+            color=colour,
+            marker=marker,
             markersize=5,
             linewidth=1.7,
             capsize=2,
         )
+        unstable = [(row.scale, row.time_s) for row in table if not row.stable]
+        if unstable:
+            axes.plot(*zip(*unstable, strict=True), marker, color=colour, mfc="white", zorder=3)
+    if any(not row.stable for table in rows.values() for row in table):
+        axes.plot([], [], "o", color=GREY, mfc="white", label="hollow: not stable")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("scale of the image (1.0: 224 x 224)")

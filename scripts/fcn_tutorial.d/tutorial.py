@@ -105,7 +105,12 @@ def main() -> int:
     parser.add_argument("--scales", type=scales_of, metavar="S,S,…", help="of the image")
     parser.add_argument("--sizes", type=int, metavar="N", help="the N smallest container sizes")
     parser.add_argument("--out", type=Path, default=Path("out/fcn_tutorial"), metavar="DIR")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="a photo; else one is painted")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="a photo, of which at most 448 pixels a side are used; else one is painted",
+    )
     parser.add_argument("--device", default="cpu", help="cuda:0 for the size with a GPU")
     chosen = parser.parse_args()
     try:

@@ -223,7 +223,8 @@ def build(image: Image, base: str) -> None:
     command = [
         *("docker", "build", "--tag", image.tag, "--label", f"{LABEL}={digest}"),
         *("--label", f"{FRAMEWORK_LABEL}={framework_of(entries)}"),
-        *("--build-arg", f"BASE_IMAGE={base}", "-"),
+        # all that it needs is in the context
+        *("--network", "none", "--build-arg", f"BASE_IMAGE={base}", "-"),
     ]
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(

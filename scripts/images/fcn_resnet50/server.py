@@ -1,8 +1,9 @@
 """FCN-ResNet50 behind HTTP, as AC-Prof's tutorial serves it, on ONNX Runtime.
 
 ``POST /predict`` takes JSON: ``tensor``, a normalised image of shape (1, 3, H, W) as nested lists,
-and ``orig_size``, the [height, width] of the answer (by default H, W). It answers ``segmentation``, the
-class of each pixel. ``GET /health`` answers once the network is loaded.
+and ``orig_size``, the [height, width] of the answer (by default H, W). It answers
+``segmentation``, the class of each pixel.
+``GET /health`` answers once the network is loaded.
 
 Environment: THREADS (of one inference; all CPUs of the process if it is not set), PORT (8006).
 """
