@@ -14,13 +14,20 @@ from igniter_prof.records import (
     REQUEST_DTYPE,
     Cell,
     Coefficients,
+    ColdStart,
     Conditions,
+    ContainerUsage,
     Device,
+    DevicePower,
     FitError,
     FitReport,
+    HostPower,
+    ImageInfo,
     LatencySummary,
     Load,
     Measurement,
+    MonitorReport,
+    NetworkTimes,
     Parameter,
     Plan,
     PlanDevice,
@@ -32,6 +39,7 @@ from igniter_prof.records import (
     ServerTimes,
     Status,
     Tenant,
+    TenantEnergy,
     TenantMeasurement,
     Usage,
     WorkloadResult,
@@ -197,6 +205,153 @@ def measurements(names: dict[str, str] | None = None, seed: int = 1) -> list[Mea
                     )
                 )
     return found
+
+
+GIB = 1024
+SIZES = ((8, 16, True), (6, 12, False), (4, 8, False), (3, 6, False), (2, 4, False), (1, 2, False))
+"""Cores, GiB and GPU of the containers of AC-Prof's tutorial."""
+
+
+def container_measurements(
+    model: str = "fcn_resnet50", scales: int = 20, seed: int = 4
+) -> list[Measurement]:
+    """A sweep of input scale over sizes of container, with all that monitors may tell."""
+    rng = random.Random(seed)
+    found = []
+    for number, (cores, gib, gpu) in enumerate(SIZES):
+        for step in range(scales):
+            scale = round(0.1 + step * 1.9 / max(1, scales - 1), 2)
+            tenant = Tenant(
+                model=model, input_scale=scale, cpu_cores=cores, memory_mib=gib * GIB, gpu=gpu
+            )
+            mean_ms = (12 + 40 * scale**2) if gpu else (40 + 2600 * scale**2) / cores**0.8
+            at_s = 30.0 * len(found)
+            if cores == 1 and scale > 1.7:
+                one = tenant_measurement(tenant, 0, status="oom", detail="over its 2048 MiB")
+                found.append(measurement((one,), at_s=at_s, conditions=CONTAINERS))
+                continue
+            one = _watched(tenant, mean_ms * rng.gauss(1, 0.02), pulled=number == step == 0)
+            lost = step == 3 and number < 3
+            reports = (
+                MonitorReport(name="client", complete=True),
+                MonitorReport(name="container", complete=True),
+                MonitorReport(
+                    name="sniffer",
+                    complete=not lost,
+                    notes=("the kernel dropped 3 packets",) if lost else (),
+                ),
+            )
+            watts = 180.0 + 40 * scale if gpu else 58.0
+            each_j = watts * mean_ms / 1000
+            found.append(
+                measurement((one,), at_s=at_s, conditions=CONTAINERS).model_copy(
+                    update={
+                        "monitors": reports,
+                        "power": _power(watts, each_j) if gpu else None,
+                        "host_power": HostPower(
+                            energy_j={
+                                "package-0": 400 * (20 + 9 * cores) * mean_ms / 1000,
+                                "dram": 5.0,
+                            },
+                            power_mean_w={"package-0": 20.0 + 9 * cores, "dram": 2.0},
+                        ),
+                    }
+                )
+            )
+    too_large = Tenant(model=model, cpu_cores=16, memory_mib=64 * GIB, gpu=False)
+    reason = "it asks for 16 cores, the host has 8"
+    left_out = tenant_measurement(too_large, 0, status="skipped", detail=reason)
+    found.append(measurement((left_out,), conditions=CONTAINERS))
+    return found
+
+
+CONTAINERS = CONDITIONS.model_copy(
+    update={"runtime": "docker", "engine": "Docker 27.5", "share_mechanism": "cfs-quota"}
+)
+
+
+def _watched(tenant: Tenant, mean_ms: float, *, pulled: bool) -> TenantMeasurement:
+    """A tenant of a container with all that monitors may tell of it."""
+    cores = tenant.cpu_cores or 1.0
+    packets = summary(0.96 * mean_ms)
+    return tenant_measurement(tenant, mean_ms).model_copy(
+        update={
+            "container": ContainerUsage(
+                source="cgroup v2",
+                samples=80,
+                cpu_mean_cores=0.9 * cores,
+                cpu_peak_cores=0.99 * cores,
+                interval_s=0.1,
+                throttled_pct=12.5,
+                memory_peak_mib=700 + 900 * tenant.input_scale,
+                memory_working_peak_mib=600 + 880 * tenant.input_scale,
+                read_bytes=4096,
+                written_bytes=0,
+            ),
+            "network": NetworkTimes(
+                interface="docker0",
+                requests=400,
+                paired=399 if tenant.input_scale == 0.4 else 400,
+                unpaired=1 if tenant.input_scale == 0.4 else 0,
+                server=summary(0.9 * mean_ms),
+                total=packets,
+                up_ms=0.05 * mean_ms,
+                down_ms=0.01 * mean_ms,
+                request_bytes=602112.0,
+                response_bytes=50176.0,
+                packets=9000,
+                dropped_packets=3 if tenant.input_scale == 0.4 else 0,
+            ),
+            "energy": TenantEnergy(
+                energy_j=400 * mean_ms, per_inference_j=0.2 * mean_ms, method="alone"
+            )
+            if tenant.gpu
+            else None,
+            "cold_start": ColdStart(
+                pull_s=9.4 if pulled else None,
+                pull_bytes=1_200_000_000 if pulled else None,
+                create_s=0.12,
+                start_s=0.31,
+                serve_s=1.1 + 2 / cores,
+                load_s=0.8 + 1.5 / cores,
+                ready_s=2.3 + 3.5 / cores,
+                first_ms=3 * mean_ms,
+                steady_ms=mean_ms,
+                steady_after=4,
+            ),
+            "image": ImageInfo(
+                name="fcn:1",
+                id="sha256:" + "0" * 64,
+                disk_bytes=3_000_000_000,
+                compressed_bytes=1_200_000_000,
+                layers=11,
+            ),
+            "weight_bytes": 141_000_000,
+        }
+    )
+
+
+def _power(watts: float, each_j: float) -> DevicePower:
+    return DevicePower(
+        uuid="GPU-0",
+        name="NVIDIA A10",
+        samples=160,
+        interval_ms=50,
+        power_mean_w=watts,
+        power_peak_w=1.1 * watts,
+        power_field="instant",
+        power_limit_w=250.0,
+        energy_counter_j=400 * each_j,
+        energy_integral_j=430 * each_j,
+        energy_differs=True,
+        bare_idle_w=22.0,
+        context_idle_w=61.0,
+        per_inference_j=each_j,
+        sm_clock_mean_mhz=1500.0,
+        temperature_peak_c=64.0,
+        utilisation_mean_pct=88.0,
+        throttle_reasons={"sw_power_cap": 12.0},
+    )
 
 
 def write_profile(path: Path, found: list[Measurement]) -> Path:

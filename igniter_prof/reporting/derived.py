@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from igniter_prof.records import Load, Measurement, Tenant, TenantMeasurement
+from igniter_prof.records import Load, Measurement, Quantile, Tenant, TenantMeasurement
 from igniter_prof.units import NS_PER_S
 
 Key = tuple[Tenant, Load, str, str]
@@ -89,6 +89,14 @@ def solo_points(measurements: Iterable[Measurement]) -> tuple[SoloPoint, ...]:
     )
 
 
+def with_peers(points: Sequence[SoloPoint]) -> tuple[SoloPoint, ...]:
+    """The points of tenants that were measured at more than one batch size or share."""
+    same = {"batch_size": 1, "share_pct": None}
+    kinds = [point.tenant.model_copy(update=same) for point in points]
+    counts = Counter(kinds)
+    return tuple(point for point, kind in zip(points, kinds, strict=True) if counts[kind] > 1)
+
+
 def slowdowns(measurements: Sequence[Measurement]) -> tuple[Slowdown, ...]:
     """Mean slowdown of each model beside each set of neighbours.
 
@@ -152,9 +160,13 @@ def variant(tenant: Tenant) -> str:
     if tenant.input_scale != 1:
         parts.append(f"input {tenant.input_scale:g}×")
     if tenant.cpu_cores is not None:
-        parts.append(f"{tenant.cpu_cores:g} cores")
+        parts.append(f"{tenant.cpu_cores:g} " + ("core" if tenant.cpu_cores == 1 else "cores"))
     if tenant.memory_mib is not None:
         parts.append(f"{tenant.memory_mib:g} MiB")
+    if tenant.gpu is not None:
+        parts.append("GPU" if tenant.gpu else "no GPU")
+    if tenant.input_size is not None:
+        parts.append(f"{tenant.input_size:g} {tenant.input_unit or 'input size'}")
     if tenant.queue_delay_us is not None:
         parts.append("dynamic batching")
     return ", ".join(parts)
@@ -169,5 +181,14 @@ def load_text(load: Load) -> str:
 
 def describe(tenant: Tenant) -> str:
     """A tenant in one line: ``resnet50, batch 4, 50%``."""
-    share = "no share" if tenant.share_pct is None else f"{tenant.share_pct:g}%"
-    return f"{variant(tenant)}, batch {tenant.batch_size}, {share}"
+    parts = [variant(tenant), f"batch {tenant.batch_size}"]
+    if tenant.share_pct is not None:
+        parts.append(f"{tenant.share_pct:g}%")
+    elif tenant.cpu_cores is None:  # a cap takes the place of a share
+        parts.append("no share")
+    return ", ".join(parts)
+
+
+def quantile_ms(quantile: Quantile | None) -> float | None:
+    """The value of a percentile, None where there is none."""
+    return None if quantile is None else quantile.value_ms

@@ -6,9 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from igniter_prof.records import Conditions, Device, Measurement, Quantile, TenantMeasurement
-from igniter_prof.reporting import derived, profile_plots
-from igniter_prof.reporting.blocks import Badge, Column, Section, Table, plural, some, when
+from igniter_prof.records import Conditions, Device, Measurement, TenantMeasurement
+from igniter_prof.reporting import (
+    derived,
+    left_out,
+    powered,
+    profile_plots,
+    scale_plots,
+    scaling,
+    starts,
+    watched,
+)
+from igniter_prof.reporting.blocks import Badge, Column, Section, Table, Tone, plural, some, when
 from igniter_prof.reporting.inputs import Profile
 from igniter_prof.units import format_duration
 
@@ -26,6 +35,7 @@ _FACTS = (
 )
 
 
+_TONES: dict[str, Tone] = {"ok": "good", "skipped": "plain"}
 _SERVERS = {"own": "one for each tenant", "shared": "one for all tenants"}
 
 
@@ -34,15 +44,27 @@ def profile_section(profile: Profile, source: str, prefix: str) -> Section:
     measurements = profile.measurements
     points = derived.solo_points(measurements)
     slow = derived.slowdowns(measurements)
+    scaled = scaling.scale_points(measurements)
+    # what was measured at one batch size and share only has its place in the plots over scale
+    unscaled = derived.with_peers(points) if scaled else points
     plots = (
-        profile_plots.latency_over_batch(points, prefix),
-        profile_plots.latency_over_share(points, prefix),
+        profile_plots.latency_over_batch(unscaled, prefix),
+        profile_plots.latency_over_share(unscaled, prefix),
+        *scale_plots.scale_plots(scaled, powered.power_sources(measurements), prefix),
+        starts.start_bars(starts.starts(measurements), prefix),
         profile_plots.slowdown_map(slow, prefix),
         profile_plots.drift_plot(derived.drift(measurements), prefix),
     )
     tables = (
         _verdict_table(measurements, prefix),
+        left_out.skipped_table(measurements, prefix),
+        left_out.monitor_table(measurements, prefix),
         _slowdown_table(slow, prefix) if slow else None,
+        watched.network_table(measurements, prefix),
+        watched.container_table(measurements, prefix),
+        powered.power_table(measurements, prefix),
+        powered.host_power_table(measurements, prefix),
+        starts.start_table(measurements, prefix),
         _cell_table(measurements, prefix),
     )
     return Section(
@@ -112,6 +134,8 @@ def _facts(profile: Profile) -> tuple[tuple[str, str], ...]:
         )
         facts.append(("servers", " / ".join(servers)))
         facts.append(("load", " / ".join(some(loads, 4))))
+        if names := left_out.monitor_names(measurements):
+            facts.append(("monitors", ", ".join(names)))
         busy = sum(m.duration_s for m in measurements)
         facts.append(
             ("measured", f"{when(measurements[0].started_at)}, {format_duration(busy)} of cells")
@@ -125,19 +149,25 @@ def _badges(measurements: Sequence[Measurement]) -> tuple[Badge, ...]:
     tenants = [t for m in measurements for t in m.tenants]
     statuses = Counter(t.status for t in tenants)
     badges = [
-        Badge(f"{count} {status}", "good" if status == "ok" else "bad")
+        Badge(f"{count} {status}", _TONES.get(status, "bad"))
         for status, count in sorted(statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
     ]
     unstable = sum(t.status == "ok" and t.stable is False for t in tenants)
     if unstable:
         badges.append(Badge(f"{unstable} unstable", "warn"))
+    for name, count in sorted(left_out.incomplete(measurements).items()):
+        badges.append(Badge(f"{name} incomplete in {plural(count, 'cell')}", "warn"))
     return tuple(badges)
 
 
 def _remarks(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     if not measurements:
         return ()
-    return (*_not_measured(measurements), *_verdicts(measurements))
+    return (
+        *_not_measured(measurements),
+        *left_out.skipped_remarks(measurements),
+        *_verdicts(measurements),
+    )
 
 
 def _verdicts(measurements: Sequence[Measurement]) -> tuple[str, ...]:
@@ -159,11 +189,11 @@ def _not_measured(measurements: Sequence[Measurement]) -> tuple[str, ...]:
             "The client ran on the device's own cores and took time from the servers: latencies"
             " are those of this machine with its client, and are higher than the server's alone."
         )
-    if all(m.power_w is None and m.energy_j is None for m in measurements):
+    if not any(_has_power(m) for m in measurements):
         remarks.append("Power and energy were not measured.")
     if ok and all(t.server_times is None for t in ok):
         remarks.append("The server's own times were not available.")
-    if ok and all(t.usage is None for t in ok):
+    if ok and all(t.usage is None and t.container is None for t in ok):
         remarks.append("CPU use, throttling and memory of the servers were not measured.")
     if ok and all(t.ready_s is None for t in ok):
         remarks.append("Cold starts were not measured: the servers ran already.")
@@ -178,7 +208,15 @@ def _not_measured(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+def _has_power(measurement: Measurement) -> bool:
+    own = (measurement.power_w, measurement.energy_j, measurement.power, measurement.host_power)
+    of_tenants = (tenant.energy for tenant in measurement.tenants)
+    return any(value is not None for value in (*own, *of_tenants))
+
+
 def _needs_a_look(tenant: TenantMeasurement) -> bool:
+    if tenant.status == "skipped":  # they have a table of their own
+        return False
     return tenant.status != "ok" or tenant.stable is False
 
 
@@ -208,7 +246,7 @@ def _beside(measurement: Measurement, index: int) -> str:
 
 def _state_badge(tenant: TenantMeasurement) -> Badge:
     if tenant.status != "ok":
-        return Badge(tenant.status, "bad")
+        return Badge(tenant.status, _TONES.get(tenant.status, "bad"))
     if tenant.stable is False:
         return Badge("unstable", "warn")
     return Badge("ok", "good")
@@ -273,6 +311,9 @@ _CELL_COLUMNS: tuple[Column, ...] = (
     Column("input_scale", "input scale", shown=False),
     Column("cpu_cores", "CPU cap (cores)", shown=False),
     Column("memory_mib", "memory cap (MiB)", shown=False),
+    Column("gpu", "GPU", numeric=False, shown=False),
+    Column("input_size", "input size", shown=False),
+    Column("input_unit", "unit of input size", numeric=False, shown=False),
     Column("neighbours", "beside (batch, share)", numeric=False),
     Column("load", "load", numeric=False, shown=False),
     Column("protocol", "protocol", numeric=False, shown=False),
@@ -327,9 +368,9 @@ def _cell_row(measurement: Measurement, index: int) -> dict[str, Any]:
         "requests": latency and latency.count,
         "latency_mean_ms": latency and latency.mean_ms,
         "latency_mean_ci_ms": latency and latency.mean_ci_ms,
-        "latency_p50_ms": latency and quantile_ms(latency.p50),
-        "latency_p95_ms": latency and quantile_ms(latency.p95),
-        "latency_p99_ms": latency and quantile_ms(latency.p99),
+        "latency_p50_ms": latency and derived.quantile_ms(latency.p50),
+        "latency_p95_ms": latency and derived.quantile_ms(latency.p95),
+        "latency_p99_ms": latency and derived.quantile_ms(latency.p99),
         "throughput_rps": result.throughput_rps,
         "compute_infer_ms": times and times.compute_infer_ms,
         "queue_ms": times and times.queue_ms,
@@ -342,8 +383,3 @@ def _cell_row(measurement: Measurement, index: int) -> dict[str, Any]:
         "energy_j": measurement.energy_j,
         "reason": result.detail if result.status != "ok" else result.verdict,
     }
-
-
-def quantile_ms(quantile: Quantile | None) -> float | None:
-    """The value of a percentile, None where there is none."""
-    return None if quantile is None else quantile.value_ms

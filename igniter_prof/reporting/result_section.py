@@ -18,7 +18,8 @@ from igniter_prof.reporting.blocks import (
     some,
     when,
 )
-from igniter_prof.reporting.profile_section import condition_facts, quantile_ms
+from igniter_prof.reporting.derived import quantile_ms
+from igniter_prof.reporting.profile_section import condition_facts
 from igniter_prof.units import format_duration
 
 if TYPE_CHECKING:
