@@ -160,7 +160,8 @@ class Half:
             self.connection.finish(self, time_ns)
 
     def _nearest(self) -> Held:
-        return min(self.held, key=lambda each: (each[0] - self.next) & MASK)
+        # what begins before the awaited byte comes first: its end may be beyond
+        return min(self.held, key=lambda each: (each[0] - self.next + AHEAD) & MASK)
 
     def _release(self, time_ns: int) -> None:
         """Deliver what waited for what has come; it was readable from then on, not before."""
