@@ -217,6 +217,7 @@ def test_a_daemon_that_does_not_start_is_told_with_its_words(machine: FakeMachin
     with pytest.raises(OutsideFailure, match="already running"):
         Mps(machine.device, HALVES, ServeOptions()).__enter__()
     assert list(marks.runs().iterdir()) == []
+    assert list(mps_daemon.folder().iterdir()) == []
 
 
 def test_a_name_that_is_too_long_for_a_socket_is_told(

@@ -248,6 +248,7 @@ def start(uuid: str, mark: Mark) -> Daemon:
         if daemon.answers():
             return daemon
         time.sleep(0.1)
+    shutil.rmtree(daemon.pipes, ignore_errors=True)
     said = _tail([output, logs / "control.log"]) or f"exit status {done.returncode}"
     raise OutsideFailure(
         f"the MPS daemon does not start: {said}",
