@@ -700,9 +700,13 @@ class FitReport(Record):
 
     train: FitError
     holdout: FitError
-    holdout_none: FitError = Field(description="the predictor 'no interference', same hold-out")
+    holdout_none: FitError = Field(description="the naive predictor, same hold-out")
+    naive: str = Field(default="no interference", description="what the naive predictor is")
     by_group: dict[str, FitError] = Field(
         default={}, description="hold-out errors by group: 'solo', 'pairs', a set of models"
+    )
+    train_by_group: dict[str, FitError] = Field(
+        default={}, description="of what was fitted to, by group (model acprof)"
     )
     residuals: tuple[dict[str, Any], ...] = Field(
         default=(),
@@ -738,6 +742,9 @@ class Prediction(Record):
     latency_high_ms: float
     throughput_rps: float = Field(description="inferences per second, pipelined")
     cv: float = Field(description="spread of single batches: standard deviation over mean")
+    energy_j: float | None = Field(default=None, description="of an inference (model acprof)")
+    energy_low_j: float | None = None
+    energy_high_j: float | None = None
 
 
 # --- a plan ----------------------------------------------------------------------------------

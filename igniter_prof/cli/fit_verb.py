@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 @click.command("fit")
 @click.argument("profile", metavar="PROFILE_DIR", type=click.Path(path_type=Path))
 @click.option("--out", type=OutFile(), required=True, help="Coefficients file to write.")
-@click.option("--model", default="igniter", show_default=True, help="Latency model: igniter, none.")
+@click.option(
+    "--model",
+    default="igniter",
+    show_default=True,
+    help="Latency model: igniter, none; acprof for one container over its size and input.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -37,7 +42,11 @@ if TYPE_CHECKING:
 def command(
     profile: Path, out: Path, model: str, seed: int, holdout_pct: float, as_json: bool
 ) -> None:
-    """Fit a latency model to a profile and report its error on cells that it did not see."""
+    """Fit a latency model to a profile and report its error on cells that it did not see.
+
+    igniter: models that share a device. acprof: latency, and energy where it was measured, of one
+    container over input size, CPU cores, memory, batch and GPU on or off.
+    """
     from igniter_prof.dataset import ProfileStore
     from igniter_prof.files import write_json
     from igniter_prof.fitting import fit
@@ -62,14 +71,18 @@ def command(
         rows = [
             _row("fitted cells", report.train),
             _row("hold-out", report.holdout),
-            _row("hold-out, no interference", report.holdout_none),
+            _row(f"hold-out, {report.naive}", report.holdout_none),
             *(_row(f"  {group}", error) for group, error in report.by_group.items()),
+            *(_row(f"  {group}, fitted", error) for group, error in report.train_by_group.items()),
         ]
         print_table(
             f"Relative error of the predicted latency, model '{model}'",
             ["cells", "number", "mean %", "median %", "p90 %", "p99 %", "R²"],
             rows,
         )
+    for task in coefficients.extra.get("tasks", ()):
+        mode = "gpu" if task["gpu"] else "cpu"
+        note(f"{task['target']} of {task['model']} {mode}: form '{task['form']}'")
     note(f"{len(coefficients.models)} models fitted: {out}")
 
 

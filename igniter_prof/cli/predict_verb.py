@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json
 from igniter_prof.cli.options import OutFile, keep_inputs
+
+if TYPE_CHECKING:
+    from igniter_prof.config.cells_csv import CellRow, CellTable
+    from igniter_prof.fitting import CellPredictor
 
 _WARNINGS = 10
 
@@ -24,16 +29,28 @@ _WARNINGS = 10
 @click.option("--out", type=OutFile(), required=True, help="CSV of the predictions.")
 @json_option
 def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> None:
-    """Predict the mean latency of a batch, and its 90% interval, for each tenant of each cell."""
+    """Predict the mean latency of a batch, and its 90% interval, for each tenant of each cell.
+
+    With coefficients of the model acprof also the energy of an inference, where it was measured;
+    what lies outside of what was profiled has a note in the answer.
+    """
     from igniter_prof.config.cells_csv import read_cells, write_answers
-    from igniter_prof.fitting import load_coefficients, predictor
+    from igniter_prof.fitting import cell_predictor, load_coefficients
 
     keep_inputs(out, coefficients, cells_path)
-    model = predictor(load_coefficients(coefficients))
+    model = cell_predictor(load_coefficients(coefficients))
     table = read_cells(cells_path, models=model.models, device=model.coefficients.device)
     cells = table.cells
+    notes = _notes(model, table)
     predictions = model.predict(cells)
-    write_answers(out, table, [[each.model_dump() for each in cell] for cell in predictions])
+    write_answers(
+        out,
+        table,
+        [
+            [each.model_dump() | {"note": told} for each in cell]
+            for cell, told in zip(predictions, notes, strict=True)
+        ],
+    )
     warnings = model.outside_of_all(cells)
     for warning in warnings[:_WARNINGS]:
         note(f"warning: {warning}")
@@ -50,3 +67,20 @@ def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> N
         )
     else:
         note(f"{len(cells)} cells predicted: {out}")
+
+
+def _notes(model: CellPredictor, table: CellTable) -> list[str | None]:
+    """What of each row lies outside of what was profiled: of container models, a column."""
+    if model.coefficients.model != "acprof":
+        return [None] * len(table.rows)
+    return [_note(model, table, row) for row in table.rows]
+
+
+def _note(model: CellPredictor, table: CellTable, row: CellRow) -> str | None:
+    from igniter_prof.errors import BadInput
+
+    try:
+        return "; ".join(model.outside(list(row.tenants.values()))) or None
+    except BadInput as error:
+        where = f"{table.path}, line {row.line}"
+        raise BadInput(error.what, where=where, hint=error.hint) from error

@@ -24,8 +24,12 @@ _FIELDS = (
     "instances",
     "cpu_cores",
     "memory_mib",
+    "gpu",
+    "input_size",
 )
 _ANSWERS = ("latency_ms", "latency_low_ms", "latency_high_ms")
+_MORE_ANSWERS = ("energy_j", "energy_low_j", "energy_high_j", "note")
+"""Columns of the answer that are there only if one has a value."""
 _NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>[1-9]\d*)")
 _MISTYPED = re.compile(rf"(?P<name>{'|'.join(_FIELDS)})[\W_]*(?P<number>\d*)", re.IGNORECASE)
 """A tenant's column without its number, or with another way to write it."""
@@ -61,8 +65,9 @@ def read_cells(
     """Read cells.
 
     Columns ``model_k`` and ``batch_size_k`` are needed for tenant 1; ``share_pct_k``,
-    ``input_scale_k``, ``instances_k``, ``cpu_cores_k``, ``memory_mib_k`` may be there. A column
-    that does not end in a number is kept, unread, unless its name is that of a tenant's column.
+    ``input_scale_k``, ``instances_k``, ``cpu_cores_k``, ``memory_mib_k``, ``gpu_k`` (true, false)
+    and ``input_size_k`` may be there. A column that does not end in a number is kept, unread,
+    unless its name is that of a tenant's column.
 
     Args:
         path: the CSV file.
@@ -90,20 +95,26 @@ def read_cells(
 
 
 def write_answers(
-    path: Path, table: CellTable, answers: Sequence[Sequence[Mapping[str, float]]]
+    path: Path, table: CellTable, answers: Sequence[Sequence[Mapping[str, Any]]]
 ) -> None:
     """Write predictions: the columns as they were, then each tenant's latency and interval.
 
     ``answers`` has a mapping with the keys ``latency_ms``, ``latency_low_ms`` and
-    ``latency_high_ms`` for each tenant of each row.
+    ``latency_high_ms`` for each tenant of each row; it may have those of ``_MORE_ANSWERS``.
     """
-    columns = [f"{name}_{number}" for number in table.numbers for name in _ANSWERS]
+    given = {
+        name for cell in answers for found in cell for name in found if found[name] is not None
+    }
+    names = [*_ANSWERS, *(name for name in _MORE_ANSWERS if name in given)]
+    columns = [f"{name}_{number}" for number in table.numbers for name in names]
     rows: list[dict[str, Any]] = []
     for row, cell in zip(table.rows, answers, strict=True):
         answer: dict[str, Any] = dict(row.fields)
         for number, found in zip(row.tenants, cell, strict=True):
-            for name in _ANSWERS:
-                answer[f"{name}_{number}"] = format(found[name], ".9g")
+            for name in names:
+                value = found.get(name)
+                shown = format(value, ".9g") if isinstance(value, float) else value
+                answer[f"{name}_{number}"] = shown
         rows.append(answer)
     write_csv(path, rows, [*table.columns, *columns])
 
@@ -123,7 +134,7 @@ def _tenant_numbers(header: list[str], path: Path) -> tuple[int, ...]:
                 )
             continue
         name, number = match["name"], int(match["number"])
-        if name in _ANSWERS:
+        if name in (*_ANSWERS, *_MORE_ANSWERS):
             raise BadInput(
                 f"the column '{column}' is one of the answer's",
                 where=where,

@@ -17,13 +17,18 @@ _GROUPS = {1: "solo", 2: "pairs", 3: "triples"}
 
 def fit_error(data: Observations, predicted_ms: FloatArray) -> FitError:
     """Relative errors of predictions (n_rows,) of mean latency; None where there are no rows."""
-    if len(data) == 0:
+    return relative_error(data.latency_ms, predicted_ms, len(np.unique(data.points.cell)))
+
+
+def relative_error(measured: FloatArray, predicted: FloatArray, cells: int) -> FitError:
+    """Relative errors of predictions of ``cells`` cells, both (n,); None where there are none."""
+    if len(measured) == 0:
         return FitError(cells=0)
-    error = np.abs(predicted_ms / data.latency_ms - 1.0) * 100.0
-    spread = float(((data.latency_ms - data.latency_ms.mean()) ** 2).sum())
-    left = float(((data.latency_ms - predicted_ms) ** 2).sum())
+    error = np.abs(predicted / measured - 1.0) * 100.0
+    spread = float(((measured - measured.mean()) ** 2).sum())
+    left = float(((measured - predicted) ** 2).sum())
     return FitError(
-        cells=len(np.unique(data.points.cell)),
+        cells=cells,
         mean_pct=float(error.mean()),
         median_pct=float(np.median(error)),
         p90_pct=float(np.percentile(error, 90)),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from igniter_prof import __version__
-from igniter_prof.errors import BadInput
 from igniter_prof.files import now_utc
 from igniter_prof.fitting import accuracy, equations
 from igniter_prof.fitting.estimate import Estimate
@@ -55,8 +54,6 @@ def fit(
     Raises:
         BadInput: nothing usable, a model never measured alone, an unknown latency model.
     """
-    if not 0.0 <= holdout <= 0.5:
-        raise BadInput(f"a hold-out of {holdout * 100:g}% is outside of 0-50%")
     fit_model = latency_model(model)
     data, notes = observe(measurements, device)
     final = fit_model(data, seed)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from igniter_prof.errors import BadInput, did_you_mean
-from igniter_prof.files import parse, read_record
+from igniter_prof.files import parse
 from igniter_prof.fitting import equations
 from igniter_prof.fitting.equations import PER_MODEL, SHARED, Terms
 from igniter_prof.fitting.latency_models import latency_model
@@ -59,7 +59,7 @@ class Predictor:
     """
 
     def __init__(self, coefficients: Coefficients) -> None:
-        """See ``predictor``."""
+        """See ``igniter_prof.fitting.predictor``."""
         latency_model(coefficients.model)
         self.coefficients = coefficients
         self.models: tuple[str, ...] = tuple(coefficients.models)
@@ -246,30 +246,16 @@ class Predictor:
         return np.asarray((others * ~self._met[x.model]).sum(axis=1))
 
 
-def predictor(coefficients: Coefficients) -> Predictor:
-    """A predictor from coefficients.
+def check_shares(coefficients: Coefficients, path: Path) -> None:
+    """Refuse what the predictor would stumble over.
 
     Raises:
-        BadInput: their latency model is unknown, or something of ``extra`` is of the wrong type.
+        BadInput: a parameter is missing or negative, or ``extra`` holds a wrong type.
     """
-    return Predictor(coefficients)
-
-
-def load_coefficients(path: Path) -> Coefficients:
-    """Read a coefficients file.
-
-    Raises:
-        BadInput: it is none, a parameter is missing or negative, or ``extra`` holds a wrong type.
-    """
-    coefficients = read_record(path, Coefficients)
-    if not coefficients.models:
-        raise BadInput("holds no models", where=str(path), hint=_AGAIN)
-    latency_model(coefficients.model)
     for name, parameters in coefficients.models.items():
         _check_terms(parameters, PER_MODEL, f"the model '{name}'", path)
     _check_terms(coefficients.shared, SHARED, "'shared'", path)
     parse(coefficients.extra, _Extra, f"{path}, extra")
-    return coefficients
 
 
 def _check_terms(
