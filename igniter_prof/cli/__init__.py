@@ -30,6 +30,8 @@ VERBS = {
     "status": "Show what is launched.",
     "stop": "Stop a launched plan.",
     "evaluate": "Load a plan and count SLO violations.",
+    "sniff": "Measure anybody's requests from packets.",
+    "proxy": "Time the requests of clients that igprof does not own.",
     "report": "One HTML file from profiles, coefficients, plans, results.",
     "import": "Read other tools' files into ours.",
     "export": "Write our files in other tools' formats.",

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "serving": {"zoo", "config"},
     "load": set(),
     "capture": set(),
+    "proxy": set(),
     "monitors": {"capture"},
     "session": {"serving", "load", "monitors", "config"},
     "dataset": set(),
