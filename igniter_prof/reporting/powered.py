@@ -50,11 +50,15 @@ def power_table(measurements: Sequence[Measurement], prefix: str) -> Table | Non
         Column("memory_peak_mib", "memory peak (MiB)", shown=False),
         Column("throttled", "throttled", numeric=False),
     )
+    powers = [m.power for m in measurements if m.power is not None]
+    ours = all(power.source.partition(":")[0] in ("nvml", "replay") for power in powers)
+    fields = sorted({power.power_field for power in powers if power.power_field is not None})
     caption = (
-        "Gross: idle power is in it. Energies that differ by more than 5% are marked; a missing"
-        " one is not known."
+        "Gross: idle power is in it. Energies that differ by more than 5% are marked."
+        if ours
+        else f"Power is {'; '.join(fields)}."
     )
-    if any(m.power is not None and m.power.scope == "mig-parent" for m in measurements):
+    if any(power.scope == "mig-parent" for power in powers):
         caption += " Power is that of the whole card, of which the device is a slice."
     return folded_table(f"{prefix}-power", "Power and energy of the GPU", columns, rows, caption)
 

@@ -84,6 +84,8 @@ def scale_points(measurements: Iterable[Measurement]) -> tuple[ScalePoint, ...]:
     for measurement in measurements:
         if len(measurement.tenants) == 1:
             (only,) = measurement.tenants
+            if only.status == "skipped":
+                continue
             cell = measurement.cell
             key = _Key(only.tenant, cell.load, cell.protocol, cell.server)
             found[key].append((measurement, only))

@@ -165,8 +165,8 @@ def start_bars(all_starts: Sequence[Start], prefix: str) -> Plot | None:
         figure.legend(loc="outside upper left", ncols=6)
 
     caption = (
-        "Tenants alone; means over the cells of a size, the first inference at the smallest batch and"
-        " the input scale nearest to 1. A phase that is not known is not in its bar."
+        "Tenants alone; means over the cells of a size, the first inference at the smallest batch"
+        " and the input scale nearest to 1. A phase that is not known is not in its bar."
     )
     if len(all_starts) > len(shown):
         caption += f" The {MAX_BARS} slowest; {len(all_starts) - len(shown)} more are in the table."

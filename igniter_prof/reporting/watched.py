@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from igniter_prof.records import LatencySummary, Measurement, labels
@@ -29,15 +30,21 @@ def _who(measurement: Measurement, index: int) -> dict[str, Any]:
 def folded_table(
     name: str, title: str, columns: Iterable[Column], rows: Sequence[dict[str, Any]], caption: str
 ) -> Table | None:
-    """A table, folded if it is long; None without rows. Without neighbours, no such column."""
+    """A table, folded if it is long, without columns in which there is nothing; None: no rows.
+
+    The CSV has all columns.
+    """
     if not rows:
         return None
     kept = tuple(
-        column
+        replace(column, shown=column.shown and any(_there(row.get(column.key)) for row in rows))
         for column in columns
-        if column.key != "beside" or any(row.get("beside") for row in rows)
     )
     return Table(name, title, kept, tuple(rows), caption, folded=len(rows) > 12)
+
+
+def _there(value: Any) -> bool:
+    return value is not None and value != ""
 
 
 # --- packets -----------------------------------------------------------------------------------

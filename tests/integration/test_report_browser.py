@@ -90,6 +90,19 @@ def test_a_browser_shows_the_report_without_a_network(report: Path, tmp_path: Pa
     assert requested == []
 
 
+def test_a_browser_shows_a_sweep_over_containers(tmp_path: Path) -> None:
+    found = samples.container_measurements("<b>model</b>", scales=4)
+    profile = samples.write_profile(tmp_path / "profile", found)
+    page = write_report([profile], tmp_path / "REPORT.html")[0]
+    (tmp_path / "work").mkdir()
+    dom, log, requested = browse(page, tmp_path / "work")
+    assert dom.count("<svg") == 10
+    assert dom.rstrip().endswith("</html>")
+    assert "<b>" not in dom
+    assert console_lines(log) == []
+    assert requested == []
+
+
 def test_the_checks_above_can_fail(report: Path, tmp_path: Path) -> None:
     """The same page with an image from elsewhere and a failing script is caught."""
     page = report.read_text()
