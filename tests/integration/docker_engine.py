@@ -107,6 +107,11 @@ class PrivateEngine:
         assert self._process is not None
         self._process.send_signal(number)
         self._process.wait(60)
+        # its containerd dies with it; as a zombie that nobody collects it would pass for alive
+        for left in (self.folder / "exec" / "containerd").glob("containerd.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int(left.read_text()), signal.SIGKILL)
+            left.unlink()
 
     def restart(self) -> None:
         self.stop()

@@ -30,24 +30,27 @@ def predict() -> Any:
     return {"sum": sum(map(sum, values)), "threads": os.environ.get("THREADS")}
 
 
+def can_write(folder: Path) -> bool:
+    try:
+        (folder / "written").write_text("x")
+        (folder / "written").unlink()
+    except OSError:
+        return False
+    return True
+
+
 @app.get("/environment")
 def environment() -> Any:
     status = Path("/proc/self/status").read_text()
-    writable = {}
-    for folder in ("/", "/opt", "/tmp", "/models", "/dev/shm"):
-        try:
-            path = Path(folder) / "written"
-            path.write_text("x")
-            path.unlink()
-            writable[folder] = True
-        except OSError:
-            writable[folder] = False
     shm = os.statvfs("/dev/shm")
     return {
         "uid": os.getuid(),
         "capabilities": [line.split()[1] for line in status.splitlines() if line[:3] == "Cap"],
         "no_new_privileges": "NoNewPrivs:\t1" in status,
-        "writable": writable,
+        "writable": {
+            folder: can_write(Path(folder))
+            for folder in ("/", "/opt", "/tmp", "/models", "/dev/shm")
+        },
         "environment": dict(os.environ),
         "mounts": [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()],
         "shm_bytes": shm.f_frsize * shm.f_blocks,

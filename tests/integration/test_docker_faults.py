@@ -177,25 +177,26 @@ def test_a_sweep_goes_on_after_the_engine_was_restarted_in_its_midst(
 
 def test_an_engine_that_is_killed_is_no_tenants_fault(on_engine: PrivateEngine) -> None:
     device = device_for("cpu", options_for())
-    with (
-        pytest.raises(OutsideFailure, match="engine went away"),
-        deploy(device, [Tenant(model="flask")], options=options_for()) as deployment,
-    ):
-        assert deployment.ending(0) is None
-        on_engine.stop(signal.SIGKILL)
-        try:
+
+    def serve_until_it_ends() -> None:
+        with deploy(device, [Tenant(model="flask")], options=options_for()) as deployment:
+            assert deployment.ending(0) is None
+            on_engine.stop(signal.SIGKILL)
             until(lambda: deployment.ending(0), 10)
-        finally:
-            on_engine.start()
-    assert on_engine.containers() != []
+
+    try:
+        with pytest.raises(OutsideFailure, match="engine went away"):
+            serve_until_it_ends()
+    finally:
+        on_engine.start()
     # this process lives, so that what it left is not yet anybody's to take
+    (name,) = on_engine.containers()
     engine = engines.connect()
     try:
         assert remains.reap(engine) == []
-        for name in on_engine.containers():
-            mark = marks.parse(name)
-            assert mark is not None
-            remains.remove(engine, mark)
+        mark = marks.parse(name)
+        assert mark is not None
+        remains.remove(engine, mark)
     finally:
         engine.close()
 
