@@ -72,7 +72,7 @@ def console_lines(log: str) -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    names = {"mlp": "<script>document.title='owned'</script>"}
+    names = {"mlp": "<script>document.title='owned'"}
     return write_report(samples.write_all(folder, names), folder / "REPORT.html")[0]
 
 
@@ -91,7 +91,7 @@ def test_a_browser_shows_the_report_without_a_network(report: Path, tmp_path: Pa
 
 
 def test_a_browser_shows_a_sweep_over_containers(tmp_path: Path) -> None:
-    found = samples.container_measurements("<b>model</b>", scales=4)
+    found = samples.container_measurements("<b>model", scales=4)
     profile = samples.write_profile(tmp_path / "profile", found)
     page = write_report([profile], tmp_path / "REPORT.html")[0]
     (tmp_path / "work").mkdir()
