@@ -62,8 +62,9 @@ def resolve(host: str) -> list[bytes]:
         pass
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise BadInput(f"the host '{host}' has no address ({error.strerror})") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no name"
+        raise BadInput(f"the host '{host}' has no address ({reason})") from error
     texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
     return [ipaddress.ip_address(text).packed for text in texts]
 
