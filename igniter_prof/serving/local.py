@@ -150,11 +150,13 @@ class LocalDeployment:
 
     def close(self) -> None:
         """End every server and remove everything that carries the deployment's mark."""
-        if self.device.kind == "cuda":
-            self.terminate(GPU_GRACE_S)
-        if self.mechanism is not None:
-            self.mechanism.__exit__(None, None, None)
-        marks.sweep_up(self.mark)
+        try:
+            if self.device.kind == "cuda":
+                self.terminate(GPU_GRACE_S)
+            if self.mechanism is not None:
+                self.mechanism.__exit__(None, None, None)
+        finally:
+            marks.sweep_up(self.mark)
         deadline = time.monotonic() + COLLECT_TIMEOUT_S
         for server in self.servers:
             while server.process.poll() is None and time.monotonic() < deadline:

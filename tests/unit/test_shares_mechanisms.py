@@ -249,7 +249,7 @@ def test_other_shares_of_a_gpu_in_slices_are_refused(
 ) -> None:
     machine.nvml.mig = True
     with pytest.raises(BadInput, match=message) as error:
-        Mig(machine.device, tenants, options()).__enter__()
+        check_tenants(tenants, machine.device, "own", options("mig"))
     assert "28.6%" in str(error.value)
 
 

@@ -18,6 +18,7 @@ from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.records import Tenant
 from igniter_prof.serving import (
     ServeOptions,
+    TenantFailure,
     attach,
     deploy,
     launch,
@@ -30,6 +31,7 @@ from igniter_prof.serving.shares import mechanism_for, mps, mps_daemon
 from igniter_prof.serving.shares.mps import Mps
 from igniter_prof.serving.shares.mps_clients import Client, is_client, parse_clients
 from igniter_prof.serving.shares.mps_daemon import Daemon
+from igniter_prof.session.measuring import failed_window
 from tests.fake_gpu import GPU, FakeMachine, machine
 
 __all__ = ["machine"]
@@ -298,6 +300,11 @@ def test_a_fault_is_everybodys_and_stays(machine: FakeMachine) -> None:
     with Mps(machine.device, HALVES, ServeOptions()) as mechanism:
         assert mechanism.trouble(fresh=True) is None
     assert len(machine.started()) == 2
+
+
+def test_a_fault_makes_every_row_invalid() -> None:
+    window = failed_window(HALVES, TenantFailure(0, "invalid", "a fault"))
+    assert [each.status for each in window.tenants] == ["invalid", "invalid"]
 
 
 def test_a_server_that_ended_under_its_clients_is_told(machine: FakeMachine) -> None:

@@ -45,7 +45,7 @@ def mechanism_for(
 
     Raises:
         BadInput: there is no such mechanism, or these tenants cannot share the device in that way.
-        MissingCapability: as ``usual``.
+        MissingCapability: as ``usual``, or the device cannot be shared in that way.
     """
     name = options.share_mechanism or usual(device, tenants)
     if name not in MECHANISMS:
@@ -84,7 +84,7 @@ def check_tenants(
     server: ServerMode,
     options: ServeOptions | None = None,
 ) -> None:
-    """Raise BadInput where these tenants cannot be served together.
+    """Raise BadInput or MissingCapability where these tenants cannot be served together.
 
     Args:
         tenants: what is to be served.

@@ -99,6 +99,8 @@ class MechanismFactory(Protocol):
     ) -> Mechanism:
         """Raises BadInput where these tenants cannot share that device in this way.
 
+        And MissingCapability where the device cannot be shared so (MIG: it has no slices).
+
         Args:
             device: what is shared.
             tenants: of one cell or plan's device.

@@ -56,23 +56,18 @@ class Mig(Plain):
         expect_gpu(device, self.name)
         self._on_gpu = [on_gpu(tenant) for tenant in tenants]
         self._caps = [caps_of(tenant, device) for tenant in tenants]
-        self._uuids: list[str | None] = [None] * len(tenants)
+        self._uuids: list[str | None]
         self._sm_counts: list[int | None] = [None] * len(tenants)
         if is_slice(device):
             self._expect_one()
             self._uuids = [uuid_of(device) if inside else None for inside in self._on_gpu]
             self.step_pct = 100.0
+        else:
+            found, self.step_pct = slices_of(device)
+            self._uuids = assign(tenants, found, device)
 
     def __enter__(self) -> Self:
-        """Find the tenants' slices, and how many SMs each has.
-
-        Raises:
-            MissingCapability: the GPU is not cut into slices.
-            BadInput: there is no slice of a tenant's share left.
-        """
-        if not is_slice(self.device):
-            found, self.step_pct = slices_of(self.device)
-            self._uuids = assign(self.tenants, found, self.device)
+        """See how many SMs each slice has."""
         given = [uuid for uuid in self._uuids if uuid is not None]
         counts = sm_counts([{**WITHOUT_MPS, "CUDA_VISIBLE_DEVICES": uuid} for uuid in given])
         by_uuid = dict(zip(given, counts, strict=True))

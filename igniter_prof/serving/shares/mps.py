@@ -278,10 +278,12 @@ class Mps(Plain):
     def _count_sms(self) -> None:
         """What each share comes to, and what the whole GPU has, by CUDA itself."""
         shares = sorted({tenant.share_pct or 100 for tenant in self.tenants} | {100})
-        uuid, owner = uuid_of(self.device), self.daemon.user()
+        uuid, us = uuid_of(self.device), os.geteuid()
+        # one user at a time: the one that is served, else a daemon's own; root's serves any
+        user = min(self.daemon.server_users(), default=self.daemon.user() or us)
         seen = sm_counts(
             [{**self._environment(share), "CUDA_VISIBLE_DEVICES": uuid} for share in shares],
-            user=owner if owner not in (0, os.geteuid()) else None,
+            user=user if user != us else None,
         )
         by_share = dict(zip(shares, seen, strict=True))
         self._sm_counts = [

@@ -189,8 +189,8 @@ def existing(uuid: str) -> Daemon | None:
     """The daemon that clients of a GPU would find by themselves; None if there is none for it."""
     daemon = listening()
     seen = None if daemon is None else daemon.visible()
-    names = [name for name in seen or () if name.startswith(("GPU-", "MIG-"))]
-    # it may have been given indices, which mean nothing here: then the clients will tell
+    names = [name for name in seen or () if name.startswith(uuid[:4])]
+    # indices, or a card where a slice is asked for, mean nothing here: then the clients will tell
     if seen and len(names) == len(seen) and not any(uuid.startswith(name) for name in names):
         return None
     return daemon
