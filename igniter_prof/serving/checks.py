@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import secrets
 import shutil
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from igniter_prof import files, probe
-from igniter_prof.errors import MissingCapability, OutsideFailure
+from igniter_prof.errors import IgprofError, MissingCapability, OutsideFailure
 from igniter_prof.records import Record
 from igniter_prof.serving import cgroup, interpreter, marks, scope, triton
 from igniter_prof.serving.shares import Caps, mps_daemon
 
 CheckStatus = Literal["ok", "limited", "missing"]
-DOCKER_SOCKET = Path("/var/run/docker.sock")
 RAPL = Path("/sys/class/powercap")
 ETH_P_ALL = 0x0003
 MIN_FREE_MIB = 2048
@@ -115,27 +113,34 @@ def check_libpython() -> Check:
 
 
 def check_docker() -> Check:
-    """A container engine that answers at its socket."""
-    path = Path(os.environ.get("DOCKER_HOST", "").removeprefix("unix://") or DOCKER_SOCKET)
-    fix = "sudo apt-get install docker.io && sudo usermod -aG docker $USER, then log in again"
-    if not path.exists():
-        detail, runtimes = f"no socket at {path}", ("docker",)
-        return Check(name="docker", status="missing", detail=detail, fix=fix, runtimes=runtimes)
+    """A container engine that answers where the docker command would ask, and Triton's image."""
+    from igniter_prof.serving.docker import engine, images
+
+    name, runtimes = "docker", ("docker",)
     try:
-        status, body = _ask_socket(path, "/version")
-    except (OSError, http.client.HTTPException) as error:
-        return Check(
-            name="docker",
-            status="missing",
-            detail=f"{path} does not answer: {error}",
-            fix=fix if isinstance(error, PermissionError) else "sudo systemctl start docker",
-            runtimes=("docker",),
+        found = engine.connect()
+    except IgprofError as error:
+        detail, fix = str(error).partition("\n")[0], error.hint
+        return Check(name=name, status="missing", detail=detail, fix=fix, runtimes=runtimes)
+    with contextlib.closing(found):
+        where = "here" if found.local else f"at {found.address.host}, not of this system"
+        detail = (
+            f"{found.version} {where} ({found.address.source}), control groups version"
+            f" {found.info.get('CgroupVersion', '?')} by {found.info.get('CgroupDriver')}"
         )
-    answer = probe.document(body)
-    if status != 200 or "Version" not in answer:
-        detail, runtimes = f"{path} answers with HTTP {status}", ("docker",)
-        return Check(name="docker", status="missing", detail=detail, runtimes=runtimes)
-    return Check(name="docker", status="ok", detail=f"engine {answer['Version']}")
+        usual = (images.NVIDIA_IMAGE, images.OWN_IMAGE)
+        try:
+            there = next((each for each in usual if images.look_up(found, each)), None)
+        except OutsideFailure as error:
+            return Check(name=name, status="missing", detail=error.what, runtimes=runtimes)
+    if there is not None:
+        return Check(name=name, status="ok", detail=f"{detail}; {there}")
+    return Check(
+        name=name,
+        status="limited",
+        detail=f"{detail}; no image with Triton",
+        fix="scripts/images/build triton, or give --pull once",
+    )
 
 
 def check_cgroups() -> Check:
@@ -269,18 +274,6 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_disk,
     check_cores,
 )
-
-
-def _ask_socket(path: Path, what: str) -> tuple[int, bytes]:
-    """A GET to an HTTP server behind a Unix socket."""
-    connection = http.client.HTTPConnection("localhost", timeout=5)
-    with contextlib.closing(connection):
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(5)
-        connection.sock.connect(str(path))
-        connection.request("GET", what)
-        response = connection.getresponse()
-        return response.status, response.read()
 
 
 def _reaches_pypi() -> bool:
