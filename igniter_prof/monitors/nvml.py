@@ -37,6 +37,7 @@ BARE_IDLE_S: Final = 1.5
 CONTEXT_IDLE_S: Final = 1.0
 SETTLE_S: Final = 0.3
 """After the window, for the counter's and the sensor's next update."""
+LONGEST_REST_S: Final = 0.5
 OLD_S: Final = 600.0
 """A bare idle power older than that is told with its age."""
 
@@ -160,7 +161,7 @@ class NvmlMonitor:
         self._read_s = time.monotonic() - began
         # a driver that is slow to answer is not asked all the time: at most half of it
         if self._read_s > 0.5 / self._rate_hz:
-            time.sleep(self._read_s)
+            time.sleep(min(self._read_s, LONGEST_REST_S))
 
     def _bare_idle(self) -> None:
         """The card's power before any tenant; with others' processes on it, there is none."""

@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from igniter_prof.monitors.power.energy import (
     counter_energy,
+    covered,
     known,
     longest_gap_ns,
     power_energy,
@@ -42,6 +43,7 @@ def _true_j(levels: list[float], seconds: float, start_s: float, end_s: float) -
     )
 
 
+@settings(deadline=None)
 @given(LEVELS, UPDATE_S, EVERY_S, st.floats(0, 1), st.floats(0.2, 0.5), st.floats(0.55, 0.9))
 def test_counter_energy_is_within_what_it_says(
     levels: list[float], update_s: float, every_s: float, phase: float, start: float, end: float
@@ -64,6 +66,7 @@ def test_counter_energy_is_within_what_it_says(
     assert energy.ends_j <= 2 * max(levels) * 1.6 * (update_s + 2 * every_s)
 
 
+@settings(deadline=None)
 @given(LEVELS, UPDATE_S, EVERY_S, st.floats(0, 1), st.floats(0.2, 0.5), st.floats(0.55, 0.9))
 def test_the_integral_errs_by_an_update_and_a_sample_at_each_step_of_power(
     levels: list[float], update_s: float, every_s: float, phase: float, start: float, end: float
@@ -87,6 +90,7 @@ def test_the_integral_errs_by_an_update_and_a_sample_at_each_step_of_power(
     assert abs(energy.joules - true_j) <= variation_w * (1.5 * update_s + 2 * every_s) + 0.005
 
 
+@settings(deadline=None)
 @given(WATTS, UPDATE_S, EVERY_S)
 def test_a_constant_power_is_exact(watts: float, update_s: float, every_s: float) -> None:
     trace = sampled(lambda t: watts, seconds=2.0, update_s=update_s, every_s=every_s)
@@ -100,6 +104,7 @@ def test_a_constant_power_is_exact(watts: float, update_s: float, every_s: float
     assert abs(counter.joules - watts * 0.9) <= counter.ends_j
 
 
+@settings(deadline=None)
 @given(st.floats(0.02, 0.2), st.floats(0.005, 0.02), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_the_update_period_is_found(
     update_s: float, every_s: float, phase: float, seed: int
@@ -146,8 +151,9 @@ def test_a_counter_that_does_not_tell_is_none_and_not_zero() -> None:
     assert counter_energy(at_ns[:1], rising[:1], 0, S) is None
 
 
+@settings(deadline=None)
 @given(
-    st.floats(0, 1e6),
+    st.one_of(st.just(0.0), st.floats(1e-6, 1e6)),
     st.one_of(st.none(), st.floats(0, 1e6)),
     st.lists(st.floats(0, 1e4), min_size=1, max_size=8),
 )
@@ -167,6 +173,7 @@ def test_weights_need_all_shares() -> None:
     assert weights_of([2.0, 1.0], [50.0, None]) == ((2.0, 1.0), "busy time")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 400)), max_size=30),
     st.integers(0, 900),
@@ -184,6 +191,7 @@ def test_busy_time_is_the_union_of_requests(
     assert busy_s(rows, start, end) == pytest.approx(busy[start:end].sum() / S, abs=1e-15)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 2000), unique=True, max_size=20),
     st.integers(0, 900),
@@ -196,9 +204,20 @@ def test_the_longest_gap_counts_the_ends(at: list[int], start: int, end: int) ->
     assert longest_gap_ns(at_ns, start, end) == max(b - a for a, b in pairwise(edges))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 999), min_size=1, max_size=50), st.integers(0, 999))
 def test_a_counter_that_wraps_only_rises(steps: list[int], first: int) -> None:
     true = first + np.concatenate([[0], np.cumsum(steps)])
     total = unwrapped_uj(true % 1000, 1000)
     assert total is not None
     assert (total == true - first).all()
+
+
+def test_a_window_is_covered_to_its_ends_and_without_a_hole() -> None:
+    at_ns = np.arange(10, 20) * S // 10
+    assert covered(at_ns, S, 19 * S // 10)
+    assert covered(at_ns, S - S // 10, 19 * S // 10)
+    assert not covered(at_ns, S // 2, 15 * S // 10)
+    assert not covered(at_ns, S, 23 * S // 10)
+    assert not covered(at_ns[[0, 1, 2, 3, 9]], S, 19 * S // 10)
+    assert not covered(at_ns[:1], S, S)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import replace
@@ -18,7 +19,20 @@ from igniter_prof.monitors.power import card
 from igniter_prof.monitors.power.buffer import CHUNK, Buffer
 from igniter_prof.monitors.power.card import Card
 from igniter_prof.monitors.power.trace import POWER_DTYPE, REASONS
-from igniter_prof.records import MEASURED, REQUEST_DTYPE, Device, DevicePower, Endpoint, Tenant
+from igniter_prof.records import (
+    MEASURED,
+    REQUEST_DTYPE,
+    Cell,
+    Device,
+    DevicePower,
+    Endpoint,
+    Stopping,
+    Tenant,
+)
+from igniter_prof.serving import ServeOptions
+from igniter_prof.session import CellContext, run_cell
+from igniter_prof.session import cell as cell_module
+from tests.kserve import FakeDeployment, kserve
 from tests.nvml_fakes import ALL_FIELDS, FakeGpu, FakeNvml, S
 
 H100 = FakeGpu(uuid="GPU-h100", name="H100", capability=(9, 0))
@@ -41,7 +55,8 @@ PASCAL = FakeGpu(
 )
 
 
-ENERGY = pytest.approx(300 * 0.8, rel=0.15)
+WINDOW_S = 0.5
+ENERGY = pytest.approx(300 * WINDOW_S, rel=0.15)
 """Of the window. Samples are taken in real time here, on a machine that may be busy; the
 arithmetic itself is tested in tests/property."""
 
@@ -65,7 +80,7 @@ def _watch(
     library: FakeNvml | None = None,
     *,
     uuid: str | None = None,
-    seconds: float = 0.8,
+    seconds: float = WINDOW_S,
     tenants: tuple[Tenant, ...] = (Tenant(model="a"),),
     load_w: float = 300.0,
     known_idle: dict[str, BareIdle] | None = None,
@@ -78,12 +93,12 @@ def _watch(
         uuid or gpu.uuid,
         rate_hz,
         {} if known_idle is None else known_idle,
-        bare_idle_s=0.2,
-        context_idle_s=0.2,
+        bare_idle_s=0.1,
+        context_idle_s=0.1,
     )
     with monitor:
         gpu.set_power(110.0)  # contexts
-        time.sleep(0.1)
+        time.sleep(0.06)
         monitor.attach(_scene(*tenants))
         gpu.set_power(load_w)
         time.sleep(0.2)
@@ -156,7 +171,7 @@ def test_two_tenants_share_the_energy() -> None:
     first, second = (fields["energy"] for fields in seen.tenants)
     assert first.energy_j + second.energy_j == pytest.approx(seen.fields["energy_j"], rel=1e-12)
     assert power.context_idle_w is not None
-    idle_j = power.context_idle_w * 0.8
+    idle_j = power.context_idle_w * WINDOW_S
     # busy all and a third of the time, with shares of 50 and 25: 6 to 1
     active_j = seen.fields["energy_j"] - idle_j
     assert first.energy_j == pytest.approx(idle_j / 2 + active_j * 6 / 7, rel=1e-3)
@@ -253,16 +268,16 @@ def test_what_is_not_supported_is_missing_and_not_zero() -> None:
 def test_bare_idle_power_is_measured_once_and_never_beside_others() -> None:
     known: dict[str, BareIdle] = {}
     gpu = _fresh(H100)
-    _watch(gpu, seconds=0.2, known_idle=known)
+    _watch(gpu, seconds=0.1, known_idle=known)
     assert known["GPU-h100"].power_w == pytest.approx(80, rel=0.05)
     gpu.set_power(200.0)
-    _, power = _watch(gpu, seconds=0.2, known_idle=known)
+    _, power = _watch(gpu, seconds=0.1, known_idle=known)
     assert power.bare_idle_w == known["GPU-h100"].power_w
     known["GPU-h100"] = BareIdle(81.0, time.monotonic_ns() - 1200 * S)
-    seen, _ = _watch(gpu, seconds=0.2, known_idle=known)
+    seen, _ = _watch(gpu, seconds=0.1, known_idle=known)
     assert "20 min before" in " ".join(seen.notes)
     busy = _fresh(H100, processes=2)
-    seen, power = _watch(busy, seconds=0.2)
+    seen, power = _watch(busy, seconds=0.1)
     assert power.bare_idle_w is None
     assert "2 processes hold the card" in " ".join(seen.notes)
 
@@ -376,3 +391,39 @@ def test_the_buffer_keeps_all_rows_in_order() -> None:
         buffer.append((at_ns, *[0.0] * (len(POWER_DTYPE) - 1)))
     assert buffer.last_ns == count
     assert (buffer.trace()["at_ns"] == np.arange(1, count + 1)).all()
+
+
+def test_a_cell_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = _fresh(H100)
+    library = FakeNvml(gpu)
+    monkeypatch.setattr(nvml_module, "nvml_library", lambda: library)
+    monkeypatch.setattr(nvml_module, "_BARE_IDLE", {})
+    with kserve() as server:
+
+        def deploy(device: Device, tenants: Any, *, options: ServeOptions) -> Any:
+            gpu.set_power(110.0)
+            server.service_s = lambda: gpu.set_power(300.0) or 0.004
+            return contextlib.nullcontext(FakeDeployment([server], tenants))
+
+        monkeypatch.setattr(cell_module, "deploy", deploy)
+        context = CellContext(
+            device=Device(id="cuda:GPU-h100", kind="cuda", name="H100"),
+            options=ServeOptions(),
+            stopping=Stopping(
+                precision_pct=50, max_drift_pct=1000, min_s=0.5, max_s=2, cooldown_s=0
+            ),
+            monitors=("client", "nvml:100"),
+        )
+        cell = Cell(device="cuda:GPU-h100", tenants=(Tenant(model="a"),))
+        measurement, _, traces = run_cell(cell, context)
+    power = measurement.power
+    assert power is not None
+    assert power.bare_idle_w == pytest.approx(80, rel=0.05)
+    assert power.context_idle_w == pytest.approx(110, rel=0.05)
+    assert measurement.power_w == pytest.approx(300, rel=0.2)
+    assert measurement.energy_j == power.energy_counter_j
+    assert measurement.tenants[0].energy is not None
+    assert measurement.tenants[0].energy.energy_j == measurement.energy_j
+    assert [report.complete for report in measurement.monitors] == [True, True]
+    assert len(traces["nvml"]) > 100
+    assert library.initialised == 0

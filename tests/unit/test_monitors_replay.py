@@ -218,8 +218,15 @@ def test_what_would_run_code_or_fill_the_memory_is_refused(
         archive.writestr("trace.npy", bytes(2_000_000))
     columns = tmp_path / "columns.npy"
     np.save(columns, np.zeros(5, [("at_ns", "<i8"), ("power_w", "U5")]))
+    times = tmp_path / "times.npy"
+    np.save(times, np.full(5, np.nan, [("at_ns", "<f8")]))
     monkeypatch.setattr(recording, "LARGEST_BYTES", 1_000_000)
-    for path, says in ((pickled, "damaged"), (large, "too large"), (columns, "damaged")):
+    for path, says in (
+        (pickled, "damaged"),
+        (large, "too large"),
+        (columns, "column power_w"),
+        (times, "column at_ns"),
+    ):
         with pytest.raises(BadInput, match=says):
             read_recording(path)
     with pytest.raises(BadInput, match="no such file"):

@@ -19,6 +19,7 @@ from igniter_prof.monitors.power.energy import (
     Floats,
     Times,
     counter_energy,
+    covered,
     interval_ns,
     known,
     longest_gap_ns,
@@ -37,7 +38,6 @@ DIFFERS: Final = 0.05
 MIN_WINDOW_S: Final = 5.0
 MIN_INFERENCES: Final = 100
 """For an energy per inference: counters move in steps, and sensors may look part of the time."""
-LONGEST_GAP_S: Final = 0.5
 SEEN_PART: Final = 0.25
 """Of the time, what the sensors of A100 and H100 look at (arxiv.org/abs/2312.02741)."""
 AVERAGED_S: Final = 1.0
@@ -86,9 +86,9 @@ def analyse(
         return Seen(complete=False, notes=("no sample of the GPU lies in the window",))
     window_s = (window.end_ns - window.start_ns) / NS_PER_S
     notes: list[str] = []
-    gap_s = longest_gap_ns(trace["at_ns"], window.start_ns, window.end_ns) / NS_PER_S
-    whole = gap_s <= LONGEST_GAP_S
+    whole = covered(trace["at_ns"], window.start_ns, window.end_ns)
     if not whole:
+        gap_s = longest_gap_ns(trace["at_ns"], window.start_ns, window.end_ns) / NS_PER_S
         notes.append(
             f"no sample for {gap_s:.2g} s of the window of {window_s:.3g} s: no energy is given,"
             " and means are over what was seen"
@@ -119,7 +119,7 @@ def analyse(
 def mean_power_w(trace: Trace, start_ns: int, end_ns: int) -> float | None:
     """The mean power between two instants, for a baseline; None: not sampled, or with gaps."""
     at_ns, watts = known(trace["at_ns"], trace["power_w"])
-    if end_ns <= start_ns or longest_gap_ns(at_ns, start_ns, end_ns) > LONGEST_GAP_S * NS_PER_S:
+    if end_ns <= start_ns or not covered(at_ns, start_ns, end_ns):
         return None
     energy = power_energy(at_ns, watts, start_ns, end_ns)
     return None if energy is None else energy.joules / ((end_ns - start_ns) / NS_PER_S)
@@ -129,10 +129,10 @@ def _energies(trace: Trace, info: TraceInfo, window: Counted) -> _Found:
     start_ns, end_ns = window.start_ns, window.end_ns
     counter = integral = None
     at_ns, joules = known(trace["at_ns"], trace["energy_j"])
-    if _covers(at_ns, window):
+    if covered(at_ns, start_ns, end_ns):
         counter = counter_energy(at_ns, joules, start_ns, end_ns)
     at_ns, watts = known(trace["at_ns"], trace["power_w"])
-    if _covers(at_ns, window):
+    if covered(at_ns, start_ns, end_ns):
         integral = power_energy(at_ns, watts, start_ns, end_ns)
     chosen = counter or integral
     if chosen is None:
@@ -144,11 +144,6 @@ def _energies(trace: Trace, info: TraceInfo, window: Counted) -> _Found:
         first, last = np.interp([0, end_ns - start_ns], at_ns - start_ns, watts)
         error_j += abs(float(last - first)) * AVERAGED_S
     return _Found(counter, integral, error_j)
-
-
-def _covers(at_ns: Times, window: Counted) -> bool:
-    gap_ns = longest_gap_ns(at_ns, window.start_ns, window.end_ns)
-    return gap_ns <= LONGEST_GAP_S * NS_PER_S
 
 
 def _sampling_error_j(at_ns: Times, watts: Floats, info: TraceInfo, window: Counted) -> float:
@@ -244,7 +239,11 @@ def _per_inference(
 def _notes(power: DevicePower, found: _Found, info: TraceInfo) -> list[str]:
     notes = []
     if found.chosen is not None and found.error_j is not None:
-        which = "the driver's counter" if found.counter else f"the integral of {info.power_field or 'power'}"
+        which = (
+            "the driver's counter"
+            if found.counter
+            else f"the integral of {info.power_field or 'power'}"
+        )
         relative = 100 * found.error_j / found.chosen.joules if found.chosen.joules > 0 else 0.0
         notes.append(
             f"energy by {which}: {found.chosen.joules:.4g} J ± {found.error_j:.2g} J"

@@ -24,6 +24,10 @@ MIN_CHANGES: Final = 4
 NEAR: Final = 1.5
 """Distances of changes within so many sampling intervals of the usual one are one update."""
 
+LONGEST_GAP_NS: Final = NS_PER_S // 2
+AT_ENDS: Final = 2
+"""Sampling intervals that may lie between an end of the window and the nearest sample beyond."""
+
 
 @dataclass(frozen=True)
 class Energy:
@@ -62,6 +66,24 @@ def longest_gap_ns(at_ns: Times, start_ns: int, end_ns: int) -> int:
         *([min(int(after[0]), end_ns)] if len(after) else [end_ns]),
     ]
     return max(int(gap) for gap in np.diff(edges))
+
+
+def covered(at_ns: Times, start_ns: int, end_ns: int) -> bool:
+    """Whether samples tell of a whole window: to both its ends, and no longer gap than 0.5 s.
+
+    Args:
+        at_ns: (n,) times of samples, ascending.
+        start_ns: beginning of the window.
+        end_ns: its end.
+    """
+    sampling = interval_ns(at_ns)
+    if sampling is None:
+        return False
+    return bool(
+        at_ns[0] <= start_ns + AT_ENDS * sampling
+        and at_ns[-1] >= end_ns - AT_ENDS * sampling
+        and longest_gap_ns(at_ns, start_ns, end_ns) <= LONGEST_GAP_NS
+    )
 
 
 def changes(values: Floats) -> NDArray[np.intp]:

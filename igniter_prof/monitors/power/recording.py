@@ -199,11 +199,14 @@ def _check_members(path: Path) -> None:
 
 def _as_trace(samples: Any) -> Trace:
     """Rows with some of the columns of POWER_DTYPE as rows with all. Raises ValueError."""
-    names = samples.dtype.names or ()
-    if samples.ndim != 1 or "at_ns" not in names:
+    types = samples.dtype.fields or {}
+    if samples.ndim != 1 or "at_ns" not in types:
         raise ValueError("no rows with a column at_ns")
     trace = unknown_rows(len(samples))
     for name in POWER_DTYPE.names or ():
-        if name in names:
+        if name in types:
+            whole = POWER_DTYPE[name].kind == "i"
+            if types[name][0].kind not in ("iu" if whole else "iuf"):
+                raise ValueError(f"the column {name} has the type {types[name][0]}")
             trace[name] = samples[name]
     return trace
