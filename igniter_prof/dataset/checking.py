@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from igniter_prof.dataset import cellfile
-from igniter_prof.dataset.cellfile import Requests
+from igniter_prof.dataset.cellfile import Requests, Traces
 from igniter_prof.dataset.conditions import disagreements, require_device
+from igniter_prof.dataset.monitored import incomplete_monitors, network_disagreements
 from igniter_prof.dataset.points import by_place
 from igniter_prof.dataset.store import CELLS, LOCK, ProfileStore, leftovers
 from igniter_prof.errors import BadInput
@@ -59,6 +60,7 @@ def check_profile(path: Path) -> list[Finding]:
     for file in store.cell_paths():
         try:
             measurement, requests = cellfile.read_requests(file)
+            traces = cellfile.read_traces(file)
         except BadInput as error:
             findings.append(Finding("error", file.name, error.what))
             continue
@@ -68,7 +70,11 @@ def check_profile(path: Path) -> list[Finding]:
         except BadInput as error:
             findings.append(Finding("error", file.name, error.what))
         findings += check_cell(measurement, requests)
+        findings += check_traces(measurement, traces)
     findings += _check_conditions(measurements)
+    findings += [
+        Finding("warning", where, what) for where, what in incomplete_monitors(measurements)
+    ]
     findings += check_drift(sorted(measurements, key=lambda one: one.anchor_wall_ns))
     return sorted(findings, key=lambda finding: finding.level != "error")
 
@@ -90,6 +96,15 @@ def check_cell(measurement: Measurement, requests: Sequence[Requests]) -> list[F
         ]
         findings += [Finding(level, where, what) for level, what in problems]
     return findings
+
+
+def check_traces(measurement: Measurement, traces: Traces) -> list[Finding]:
+    """Where what a monitor gave and the samples that it stored do not agree."""
+    name = f"{measurement.cell_id}{cellfile.SUFFIX}"
+    return [
+        Finding("warning", f"{name}, tenant {index + 1}", what)
+        for index, what in network_disagreements(measurement, traces)
+    ]
 
 
 def check_drift(measurements: Sequence[Measurement]) -> list[Finding]:
