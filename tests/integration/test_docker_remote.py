@@ -66,10 +66,11 @@ def test_out_of_memory_is_told_as_the_engines_word(over_tcp: PrivateEngine) -> N
     device = device_for("cpu", options)
     with (
         pytest.raises(TenantFailure) as failure,
-        deploy(device, [Tenant(model="mlp", memory_mib=40)], options=options),
+        deploy(device, [Tenant(model="mlp", memory_mib=20)], options=options),
     ):
         pass
     assert failure.value.status == "oom"
+    assert failure.value.detail.startswith(("by the word of the engine", "did not start"))
 
 
 def test_a_sweep_on_an_engine_elsewhere(over_tcp: PrivateEngine, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from igniter_prof.cli.profile_verb import command
 from igniter_prof.errors import BadInput
 from igniter_prof.records import HttpServer, Tenant
 from igniter_prof.serving import ServeOptions, TenantFailure, deploy, device_for
 from tests.integration.docker_engine import FLASK_IMAGE, PrivateEngine, needs_docker
-from tests.integration.test_docker_sweep import igprof, inside, options_for
+from tests.integration.test_docker_sweep import inside, options_for
 
 pytestmark = needs_docker
 
@@ -62,7 +64,8 @@ def test_a_sweep_cannot_ask_for_more(
     on_engine: PrivateEngine, tmp_path: Path, document: dict[str, Any]
 ) -> None:
     sweep = sweep_of(tmp_path, **document)
-    igprof("profile", sweep, "--out", tmp_path / "out", status=2)
+    done = CliRunner().invoke(command, [str(sweep), "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, BadInput), done.output
     assert on_engine.containers() == []
 
 

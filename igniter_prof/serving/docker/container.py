@@ -257,10 +257,12 @@ class Container:
         return "crashed", self._crash(state)
 
     def _settled(self) -> dict[str, Any] | None:
-        """What the engine says of the end, once it knows of it; None while it runs."""
+        """What the engine says of the end, once it knows of it; None while all is well."""
         deadline = time.monotonic() + SETTLE_S
         while True:
             state: dict[str, Any] = self._inspect()["State"]
+            if state.get("OOMKilled"):
+                return state  # perhaps its first process lives on, of no use
             if not state.get("Running") and state.get("Status") in ("exited", "dead", REMOVED):
                 return state
             if self.pid is None:

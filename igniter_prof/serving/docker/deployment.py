@@ -28,9 +28,15 @@ from igniter_prof.serving.docker.container import Container, of_tenant
 from igniter_prof.serving.docker.engine import Engine, Lifeline, asking, connect, gone
 from igniter_prof.serving.docker.images import Image
 from igniter_prof.serving.docker.spec import GRPC_PORT, HTTP_PORT, METRICS_PORT, Recipe
-from igniter_prof.serving.local import uninterrupted
+from igniter_prof.serving.local import GPU_GRACE_S, uninterrupted
 from igniter_prof.serving.marks import Mark
-from igniter_prof.serving.shares import Grant, check_tenants, mechanism_for, threads_of
+from igniter_prof.serving.shares import (
+    Grant,
+    check_tenants,
+    mechanism_for,
+    shared_grant,
+    threads_of,
+)
 from igniter_prof.serving.shares.contract import Mechanism
 
 if TYPE_CHECKING:
@@ -49,7 +55,6 @@ class DockerDeployment:
         mark: Mark,
         device: Device,
         options: ServeOptions,
-        mechanism: Mechanism | None,
     ) -> None:
         self.engine = engine
         self.mark = mark
@@ -57,7 +62,7 @@ class DockerDeployment:
         self.containers: list[Container] = []
         self.endpoints: tuple[Endpoint, ...] = ()
         self._options = options
-        self._mechanism = mechanism
+        self.mechanism: Mechanism | None = None
         self._lifeline = Lifeline(engine)
         self._triton: Image | None = None
 
@@ -81,9 +86,12 @@ class DockerDeployment:
         """
         if self._lifeline.lost:
             raise gone(self.engine, "it closed the connection")
-        if self._mechanism is not None and (trouble := self._mechanism.trouble()) is not None:
-            return "invalid", trouble
-        return of_tenant(self.containers, index).ending()
+        own = of_tenant(self.containers, index).ending()
+        if self.mechanism is None or (own is not None and own[0] == "oom"):
+            return own
+        # the fault of one client ends its neighbours, and nobody can tell whose it was
+        trouble = self.mechanism.trouble(fresh=own is not None)
+        return own if trouble is None else ("invalid", trouble)
 
     def log_tail(self, index: int) -> str:
         """The last lines of the container's log, without Triton's tables."""
@@ -92,10 +100,10 @@ class DockerDeployment:
     def conditions(self) -> dict[str, Any]:
         """Share mechanism, engine, Triton's image and version; the host, if it is not this one."""
         found: dict[str, Any] = {"runtime": self.runtime, "engine": self.engine.version}
-        if self._mechanism is not None:
-            found["share_mechanism"] = self._mechanism.name
-            found["share_period_us"] = self._mechanism.period_us
-            found["share_step_pct"] = self._mechanism.step_pct
+        if self.mechanism is not None:
+            found["share_mechanism"] = self.mechanism.name
+            found["share_period_us"] = self.mechanism.period_us
+            found["share_step_pct"] = self.mechanism.step_pct
         if self._triton is not None:
             found["image"] = self._triton.info.id
             found["framework"] = self._triton.framework
@@ -118,6 +126,9 @@ class DockerDeployment:
             OutsideFailure: the engine went away.
         """
         found = self._images(tenants, progress)
+        if self._options.server == "own":
+            self.mechanism = mechanism_for(self.device, tenants, self._options, self.mark)
+            self.mechanism.__enter__()
         shared = self._options.server == "shared"
         each = [tuple(range(len(tenants)))] if shared else [(i,) for i in range(len(tenants))]
         rendered: dict[int, Rendered] = {}
@@ -147,10 +158,24 @@ class DockerDeployment:
         try:
             if lost:
                 raise gone(self.engine, "its containers could not be removed; the next run will")
+            if self.device.kind == "cuda":
+                self.terminate(GPU_GRACE_S)
             remains.remove(self.engine, self.mark)
         finally:
+            if self.mechanism is not None:
+                self.mechanism.__exit__(None, None, None)
             marks.sweep_up(self.mark)
             self.engine.close()
+
+    def terminate(self, grace_s: float) -> None:
+        """Ask all containers to end, and wait for that, but not longer than ``grace_s``."""
+
+        def stop(each: Container) -> None:
+            with asking(self.engine, f"{each.name} cannot be stopped"):
+                self.engine.client.stop(each.id, timeout=int(grace_s))
+
+        with futures.ThreadPoolExecutor(max_workers=max(1, len(self.containers))) as pool:
+            list(pool.map(stop, self.containers))
 
     # --- what goes into the containers --------------------------------------------------------
 
@@ -169,10 +194,9 @@ class DockerDeployment:
         return found
 
     def _grant(self, indices: tuple[int, ...]) -> Grant:
-        if self._mechanism is not None:
-            return self._mechanism.grant(indices[0])
-        gpus = (self.device.id.removeprefix("cuda:"),) if self.device.kind == "cuda" else ()
-        return Grant(gpus=gpus)
+        if self.mechanism is not None:
+            return self.mechanism.grant(indices[0])
+        return shared_grant(self.device)
 
     def _http_recipe(
         self, indices: tuple[int, ...], model: str, image: Image, grant: Grant
@@ -308,12 +332,12 @@ class DockerDeployment:
 
     def _verify(self, tenants: Sequence[Tenant]) -> None:
         """See that each tenant really has its share. Raises OutsideFailure."""
-        if self._mechanism is None:
+        if self.mechanism is None:
             return
         for index in range(len(tenants)):
             each = of_tenant(self.containers, index)
             if each.pid is not None:
-                self._mechanism.verify(index, each.pids())
+                self.mechanism.verify(index, each.pids())
 
     def _endpoint(
         self, tenant: Tenant, index: int, image: Image, rendered: Rendered | None
@@ -351,7 +375,7 @@ class DockerDeployment:
             ),
             image=image.info,
             weight_bytes=weights,
-            sm_count=None if self._mechanism is None else self._mechanism.sm_count(index),
+            sm_count=None if self.mechanism is None else self.mechanism.sm_count(index),
         )
 
     def _threads(self, each: Container, rendered: Rendered | None) -> int | None:
@@ -385,17 +409,16 @@ def deploy_docker(
     """Serve tenants as containers for the time of a context; see ``serving.deploy``."""
     check(tenants, device, options)
     engine = connect()
-    with contextlib.ExitStack() as stack:
-        deployment = prepare(engine, device, tenants, options, stack)
-        try:
-            deployment.start(tenants, progress)
-            yield deployment
-        except BaseException:
-            with uninterrupted(), contextlib.suppress(IgprofError):  # the first reason counts
-                deployment.close()
-            raise
-        with uninterrupted():
+    deployment = prepare(engine, device, options)
+    try:
+        deployment.start(tenants, progress)
+        yield deployment
+    except BaseException:
+        with uninterrupted(), contextlib.suppress(IgprofError):  # the first reason counts
             deployment.close()
+        raise
+    with uninterrupted():
+        deployment.close()
 
 
 def check(tenants: Sequence[Tenant], device: Device, options: ServeOptions) -> None:
@@ -414,22 +437,14 @@ def check(tenants: Sequence[Tenant], device: Device, options: ServeOptions) -> N
 
 
 def prepare(
-    engine: Engine,
-    device: Device,
-    tenants: Sequence[Tenant],
-    options: ServeOptions,
-    stack: contextlib.ExitStack,
-    *,
-    launched: bool = False,
+    engine: Engine, device: Device, options: ServeOptions, *, launched: bool = False
 ) -> DockerDeployment:
-    """A deployment with its mark, folder and share mechanism, and no container yet; reaps first.
+    """A deployment with its mark and folder, and no container yet; reaps first.
 
     Args:
         engine: closed by the deployment.
         device: what the tenants run on.
-        tenants: what is to be served.
-        options: how.
-        stack: what the share mechanism starts ends with it.
+        options: how they are served.
         launched: whether it may outlive this process.
 
     Raises:
@@ -450,10 +465,7 @@ def prepare(
         files.make_cached(mark.folder)
         marks.write_state(mark, {"complete": False})
         try:
-            mechanism = None
-            if options.server == "own":
-                mechanism = stack.enter_context(mechanism_for(device, tenants, options, mark))
-            return DockerDeployment(engine, mark, device, options, mechanism)
+            return DockerDeployment(engine, mark, device, options)
         except BaseException:
             marks.sweep_up(mark)
             raise
