@@ -149,6 +149,12 @@ def _check_http(sweep: Sweep, model: SweepModel, server: HttpServer, where: str)
         raise BadInput(
             "shapes are for Triton's inputs", where=at, hint="say it in http.inputs.NAME.shape"
         )
+    if set(model.instances or sweep.instances) != {1}:
+        raise BadInput(
+            "instances are Triton's; this server decides for itself",
+            where=at,
+            hint="instances: [1] for this model, and a number of workers in http.environment",
+        )
     check_http(server, f"{at}, http")
 
 

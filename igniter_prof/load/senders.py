@@ -76,6 +76,10 @@ class HttpSender:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise RequestFailed("unavailable", repr(error)) from error
+        except ValueError as error:
+            # a header with what no header may have: its value must not be repeated
+            self.close()
+            raise RequestFailed("unavailable", "a header has an invalid value") from error
         if call.fresh_connection:
             self.close()
         else:

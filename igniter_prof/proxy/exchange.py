@@ -40,6 +40,7 @@ class Exchange:
         self._pool = pool
         self._via = via
         self._answered = False
+        self._whole = False
 
     async def run(self) -> None:
         """Until the response is with the client, or nothing can be done any more."""
@@ -63,7 +64,7 @@ class Exchange:
             return
 
         def client_left() -> None:
-            row.fail(CLIENT_LEFT)
+            self._fail(CLIENT_LEFT)
             server.abort()
 
         if client.ended:
@@ -109,7 +110,7 @@ class Exchange:
                     row.sent_ns = time.monotonic_ns()
                     return
         except h11.RemoteProtocolError as error:
-            row.fail(CLIENT_LEFT if self._client.ended else f"a malformed request: {error}")
+            self._fail(CLIENT_LEFT if self._client.ended else f"a malformed request: {error}")
             server.abort()
         except (ConnectionResetError, h11.LocalProtocolError):
             # the server hung up, perhaps after an answer: the download tells
@@ -151,7 +152,13 @@ class Exchange:
                 trailers = event.headers.raw_items() if self._request.http_version > b"1.0" else []
                 client.send(h11.EndOfMessage(headers=trailers))
                 await client.drain()
+                self._whole = True
                 return
+
+    def _fail(self, reason: str) -> None:
+        """Note what happened to the request, unless its answer is with the client already."""
+        if not self._whole:
+            self._row.fail(reason)
 
     async def _server_failed(self, server: Wire, error: Exception) -> None:
         """Tell the client what can still be told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from igniter_prof.errors import BadInput
 from igniter_prof.files import write_error
-from igniter_prof.units import NS_PER_MS
+from igniter_prof.units import NS_PER_MS, NS_PER_S
 
 COLUMNS = (
     "received_at",
@@ -71,7 +72,7 @@ class Row:
             _between_ms(self.first_byte_ns, self.last_byte_ns),
         )
         return [
-            datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            None if self.received_ns is None else _wall_clock(self.received_ns),
             self.method,
             self.path,
             self.status,
@@ -84,6 +85,14 @@ class Row:
             self.last_byte_ns,
             self.error,
         ]
+
+
+def _wall_clock(instant_ns: int) -> str:
+    """An instant of the monotonic clock, just past, as ISO 8601 in UTC."""
+    wall_ns = time.time_ns() - (time.monotonic_ns() - instant_ns)
+    return datetime.fromtimestamp(wall_ns / NS_PER_S, timezone.utc).isoformat(
+        timespec="milliseconds"
+    )
 
 
 def _between_ms(begin_ns: int | None, end_ns: int | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from datetime import datetime, timezone
 from pathlib import Path
 
 import h11
@@ -120,6 +121,7 @@ def test_rows_are_on_disk_as_soon_as_they_are_told(tmp_path: Path) -> None:
         with path.open(newline="") as file:
             (row,) = csv.DictReader(file)
     assert tuple(row) == COLUMNS
+    assert datetime.fromisoformat(row["received_at"]) < datetime.now(timezone.utc)
     assert (row["path"], row["latency_ms"], row["upload_ms"]) == (
         '/a,"b"\n',
         "10.000000",
