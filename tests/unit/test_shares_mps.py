@@ -42,6 +42,8 @@ HALVES = [Tenant(model="m", share_pct=40), Tenant(model="n", share_pct=60)]
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mps, "VERIFY_TIMEOUT_S", 0.3)
+    # counting SMs starts a Python for each share; test_shares_mechanisms.py does it
+    monkeypatch.setattr(mps, "sm_counts", lambda environments, user: [None for _ in environments])
 
 
 @contextlib.contextmanager
