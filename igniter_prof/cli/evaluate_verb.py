@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import OutFile, devices_for, keep_inputs, local_options, on_option
+from igniter_prof.cli.options import (
+    OutFile,
+    devices_for,
+    docker_options,
+    keep_inputs,
+    local_options,
+    on_option,
+    runtime_option,
+)
 from igniter_prof.errors import BrokenPromise
 
 
@@ -34,7 +42,9 @@ from igniter_prof.errors import BrokenPromise
     help="Of arrivals and random inputs.",
 )
 @on_option
+@runtime_option
 @local_options
+@docker_options
 @json_option
 def command(
     plan_file: Path,
@@ -45,8 +55,11 @@ def command(
     seed: int,
     on: tuple[str, ...],
     as_json: bool,
+    runtime: str,
     triton: Path | None,
     repository: Path | None,
+    image: str | None,
+    pull: bool,
 ) -> None:
     """Load a plan at its rates (open loop) and judge each workload against its SLO.
 
@@ -73,15 +86,18 @@ def command(
         if not equals or not Path(file).exists():
             raise click.UsageError(f"--inputs wants MODEL=FILE with an existing file, got '{text}'")
         sources[model] = InputSource(path=Path(file), seed=seed)
+    options = ServeOptions(
+        runtime=runtime, triton=triton, repository=repository, image=image, pull=pull
+    )
     launched = is_launched(plan)
     if launched:
         devices = [each.device for each in find_launched(plan, str(plan_file)).devices]
     else:
-        devices = devices_for(plan, on)
+        devices = devices_for(plan, on, options)
     result = evaluate(
         plan,
         devices,
-        ServeOptions(triton=triton, repository=repository),
+        options,
         launched=launched,
         duration_s=duration_s,
         protocol=protocol,

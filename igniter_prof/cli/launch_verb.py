@@ -7,21 +7,32 @@ from pathlib import Path
 import click
 
 from igniter_prof.cli.common import json_option, note, print_json
-from igniter_prof.cli.options import devices_for, local_options, on_option
+from igniter_prof.cli.options import (
+    devices_for,
+    docker_options,
+    local_options,
+    on_option,
+    runtime_option,
+)
 from igniter_prof.cli.status_verb import print_health
 
 
 @click.command("launch")
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
 @on_option
+@runtime_option
 @local_options
+@docker_options
 @json_option
 def command(
     plan_file: Path,
     on: tuple[str, ...],
     as_json: bool,
+    runtime: str,
     triton: Path | None,
     repository: Path | None,
+    image: str | None,
+    pull: bool,
 ) -> None:
     """Start a plan's servers and leave them running until igprof stop."""
     from igniter_prof.deployment import health, launch
@@ -29,11 +40,14 @@ def command(
     from igniter_prof.serving import ServeOptions
 
     plan = read_plan(plan_file)
+    options = ServeOptions(
+        runtime=runtime, triton=triton, repository=repository, image=image, pull=pull
+    )
     launched = launch(
         plan,
         plan_file,
-        devices_for(plan, on),
-        ServeOptions(triton=triton, repository=repository),
+        devices_for(plan, on, options),
+        options,
         on_device=lambda planned, real: note(f"starting {planned} on {real} …"),
     )
     if as_json:

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from igniter_prof.records import Device, Plan
+    from igniter_prof.serving import ServeOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -104,6 +105,17 @@ def local_options(function: F) -> F:
     )
 
 
+def runtime_option(function: F) -> F:
+    """Add what says where a plan's servers run."""
+    return click.option(
+        "--runtime",
+        type=click.Choice(["local", "docker"]),
+        default="local",
+        show_default=True,
+        help="Processes or containers.",
+    )(function)
+
+
 def docker_options(function: F) -> F:
     """Add what says how containers are started."""
     return _add(
@@ -151,20 +163,23 @@ def on_option(function: F) -> F:
     return option(function)
 
 
-def devices_for(plan: Plan, on: tuple[str, ...]) -> list[Device]:
-    """The real devices of a plan, in its order.
+def devices_for(
+    plan: Plan, on: tuple[str, ...], options: ServeOptions | None = None
+) -> list[Device]:
+    """The real devices of a plan, in its order, as the runtime sees them.
 
     Raises:
+        MissingCapability: no container engine answers.
         BadInput: a device does not exist, is named twice, or is of another kind than the plan's.
     """
-    from igniter_prof.config.devices import resolve_device
     from igniter_prof.errors import BadInput
+    from igniter_prof.serving import ServeOptions, device_for
 
     if not on:
         if plan.device_type is None:
             raise BadInput("the plan does not say what it is for", hint="name a device with --on")
         on = (plan.device_type.id,)
-    devices = [resolve_device(spec) for spec in on]
+    devices = [device_for(spec, options or ServeOptions()) for spec in on]
     if len({device.id for device in devices}) < len(devices):
         raise BadInput("a device is named twice", where="--on")
     for device in devices:

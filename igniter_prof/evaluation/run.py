@@ -87,7 +87,7 @@ def evaluate(
                     )
                 except TenantFailure as failure:
                     results += _judged(planned, failed_window(tenants_of(planned), failure))
-                    conditions = conditions or conditions_of(None, real)
+                    conditions = conditions or conditions_of(None, real, options.runtime)
                     continue
                 conditions = conditions or conditions_of(deployment, real)
                 running.append((planned, deployment))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from igniter_prof import files
-from igniter_prof.errors import MissingCapability, OutsideFailure
+from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.records import Device, Endpoint, Record, ServerMode, Tenant
 from igniter_prof.serving import cgroup, marks
-from igniter_prof.serving.contract import Progress, ServeOptions, silent
+from igniter_prof.serving.contract import Deployment, Progress, ServeOptions, silent
 from igniter_prof.serving.local import LocalDeployment, prepare
+from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.process import Process
 from igniter_prof.serving.server import Ports, Recipe, Server
 from igniter_prof.serving.shares import Caps, Grant, Mechanism
@@ -46,6 +47,23 @@ class LaunchedServer(Record):
     threads: int
 
 
+class LaunchedContainer(Record):
+    """A container of a launched plan, as stored."""
+
+    indices: tuple[int, ...]
+    id: str
+    name: str
+    image: str
+    models: tuple[str, ...]
+    addresses: dict[int, str]
+    pid: int | None = None
+    start_ticks: int | None = None
+    cpu_cores: float | None = None
+    memory_mib: float | None = None
+    cpuset: tuple[int, ...] = ()
+    threads: int
+
+
 class LaunchedShares(Record):
     """How the tenants of a launched plan share their device, as stored."""
 
@@ -70,6 +88,9 @@ class LaunchedState(Record):
     program: str
     packages: str | None = None
     shares: LaunchedShares | None = None
+    engine: str | None = None
+    """Address of the container engine; None: the servers are processes."""
+    containers: tuple[LaunchedContainer, ...] = ()
 
 
 def launch(
@@ -87,6 +108,14 @@ def launch(
     Raises:
         TenantFailure, BadInput, MissingCapability: as ``deploy``.
     """
+    if options.runtime == "docker":
+        from igniter_prof.serving.docker.launched import launch_docker
+
+        return launch_docker(device, tenants, options, progress)
+    if options.runtime != "local":
+        raise BadInput(
+            f"the runtime '{options.runtime}' cannot launch servers", hint="local and docker can"
+        )
     deployment = prepare(device, options, progress, launched=True)
     try:
         deployment.start(tenants, progress)
@@ -99,7 +128,7 @@ def launch(
             servers=tuple(_stored(server) for server in deployment.servers),
             program=str(deployment.installation.program),
             packages=_text(deployment.installation.packages),
-            shares=_shares(deployment.mechanism),
+            shares=shares_of(deployment.mechanism),
         )
         marks.write_state(
             deployment.mark, {"complete": True, "launched": state.model_dump(mode="json")}
@@ -138,7 +167,7 @@ class Resumed(Plain):
         return None if self._watch is None else self._watch.trouble(fresh=fresh)
 
 
-def attach(state: LaunchedState) -> LocalDeployment:
+def attach(state: LaunchedState) -> Deployment:
     """A view of launched servers, dead ones included (``ending`` tells); leave them running.
 
     Raises:
@@ -151,6 +180,14 @@ def attach(state: LaunchedState) -> LocalDeployment:
             where=state.mark,
             hint="stop the plan, then launch it again",
         )
+    if state.engine is not None:
+        from igniter_prof.serving.docker.launched import attach_docker
+
+        return attach_docker(state, mark)
+    return _attach_local(state, mark)
+
+
+def _attach_local(state: LaunchedState, mark: Mark) -> LocalDeployment:
     installation = Installation(
         program=Path(state.program),
         backends=None,
@@ -176,8 +213,13 @@ def stop(state: LaunchedState, *, grace_s: float = GRACE_S) -> None:
     mark = marks.parse(state.mark)
     if mark is None:
         return
+    if state.engine is not None:
+        from igniter_prof.serving.docker.launched import stop_docker
+
+        stop_docker(state, mark, grace_s)
+        return
     if mark.boot == marks.boot_id() and mark.namespace == marks.namespace():
-        deployment = attach(state)
+        deployment = _attach_local(state, mark)
         deployment.terminate(grace_s)
         deployment.close()
     else:
@@ -198,7 +240,8 @@ def launched_states() -> list[LaunchedState]:
     return sorted(found, key=lambda state: state.started_at)
 
 
-def _shares(mechanism: Mechanism | None) -> LaunchedShares | None:
+def shares_of(mechanism: Mechanism | None) -> LaunchedShares | None:
+    """How tenants share their device, to be stored."""
     if mechanism is None:
         return None
     daemon = mechanism.daemon if isinstance(mechanism, Mps) else None

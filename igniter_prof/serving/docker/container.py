@@ -79,7 +79,8 @@ class Container:
     group: Group | None = None
     addresses: Mapping[int, str] = field(default_factory=dict)
     """``host:port`` of each of its ports."""
-    _start_ticks: int | None = None
+    start_ticks: int | None = None
+    """When that process started, so that a recycled id is not mistaken for it."""
     _oom: OomWatch | None = None
     _ended: tuple[Status, str] | None = None
     _asked_s: float = 0.0
@@ -106,7 +107,7 @@ class Container:
         state = self._inspect()
         if self.engine.local and state["State"].get("Pid"):
             self.pid = int(state["State"]["Pid"])
-            self._start_ticks = marks.start_ticks(self.pid)
+            self.start_ticks = marks.start_ticks(self.pid)
             self.group = cgroup.of_process(self.pid)
             if self.group is not None and self.id not in str(self.group.cpu):
                 self.group = None  # it ended meanwhile, and its id is somebody else's now
@@ -216,7 +217,7 @@ class Container:
 
     def alive(self) -> bool:
         """Whether its first process runs (local engine); cheap."""
-        return self.pid is not None and marks.start_ticks(self.pid) == self._start_ticks is not None
+        return self.pid is not None and marks.start_ticks(self.pid) == self.start_ticks is not None
 
     def ending(self) -> tuple[Status, str] | None:
         """How it ended and why; None while it is alive and whole.
@@ -233,7 +234,7 @@ class Container:
             return self._ended
 
     def _find_ending(self) -> tuple[Status, str] | None:
-        if self._oom is not None and self._oom.kills:
+        if self._kills():
             return self._out_of_memory("the kernel killed it")
         if self.alive():
             return None
@@ -244,7 +245,7 @@ class Container:
         state = self._settled()
         if state is None:
             return None
-        if self._oom is not None and self._oom.kills:
+        if self._kills():
             return self._out_of_memory("the kernel killed it")
         if state.get("OOMKilled"):
             return self._out_of_memory(
@@ -255,6 +256,12 @@ class Container:
         with asking(self.engine, f"when {self.name} ended"):
             self.engine.client.ping()
         return "crashed", self._crash(state)
+
+    def _kills(self) -> int:
+        """OOM kills by the counter; nobody watched it before we were there (a launched one)."""
+        if self._oom is not None:
+            return self._oom.kills
+        return (self.group.oom_kills() or 0) if self.group is not None else 0
 
     def _settled(self) -> dict[str, Any] | None:
         """What the engine says of the end, once it knows of it; None while all is well."""

@@ -55,6 +55,8 @@ class DockerDeployment:
         mark: Mark,
         device: Device,
         options: ServeOptions,
+        *,
+        watched: bool = True,
     ) -> None:
         self.engine = engine
         self.mark = mark
@@ -63,7 +65,8 @@ class DockerDeployment:
         self.endpoints: tuple[Endpoint, ...] = ()
         self._options = options
         self.mechanism: Mechanism | None = None
-        self._lifeline = Lifeline(engine)
+        # what is only looked at (a launched plan) is never closed, and has no thread
+        self._lifeline = Lifeline(engine) if watched else None
         self._triton: Image | None = None
 
     @property
@@ -84,7 +87,7 @@ class DockerDeployment:
         Raises:
             OutsideFailure: the engine went away; then nobody's numbers mean anything.
         """
-        if self._lifeline.lost:
+        if self._lifeline is not None and self._lifeline.lost:
             raise gone(self.engine, "it closed the connection")
         own = of_tenant(self.containers, index).ending()
         if self.mechanism is None or (own is not None and own[0] == "oom"):
@@ -151,10 +154,7 @@ class DockerDeployment:
 
     def close(self) -> None:
         """Remove everything that carries the deployment's mark. Raises OutsideFailure."""
-        lost = self._lifeline.lost
-        self._lifeline.close()
-        for each in self.containers:
-            each.close()
+        lost = self._hang_up()
         try:
             if lost:
                 raise gone(self.engine, "its containers could not be removed; the next run will")
@@ -166,6 +166,21 @@ class DockerDeployment:
                 self.mechanism.__exit__(None, None, None)
             marks.sweep_up(self.mark)
             self.engine.close()
+
+    def detach(self) -> None:
+        """Stop watching, and leave everything running."""
+        self._hang_up()
+        self.engine.close()
+
+    def _hang_up(self) -> bool:
+        """Stop watching; whether the engine went away."""
+        for each in self.containers:
+            each.close()
+        if self._lifeline is None:
+            return False
+        lost = self._lifeline.lost
+        self._lifeline.close()
+        return lost
 
     def terminate(self, grace_s: float) -> None:
         """Ask all containers to end, and wait for that, but not longer than ``grace_s``."""
