@@ -1,14 +1,14 @@
-"""What each monitor costs: latency with it over latency without it, on the same running server.
+"""What each monitor costs: latency with it over latency without it, under one and the same load.
 
-A round measures without, with the first monitor, without, with the second, ..., without: A B1 A B2
-A. Each monitor is compared with the mean of the two A beside it, so that a drift of the machine
-cancels; the order of the monitors is turned by one each round. Shown is the median of the rounds
-with the lowest and the highest (six rounds: a distribution-free 97% interval of the median), and
-as its own row ``none``: an A against the two A around it, which is what a monitor that costs
-nothing would show here.
+While one client keeps one request in flight, monitors come and go: A B1 A B2 ... A, where A is
+without and B with a monitor. After each change a moment is left out, in which processes start and
+end. Each B is compared with the mean of the two A beside it, so that a drift of the machine
+cancels; the order of the monitors is turned by one each round. Shown is the median over the rounds
+with its 95% interval (order statistics, from six rounds on), and as a row of its own ``none``: an A
+against the two A around it, which is what a monitor that costs nothing would show here.
 
-CPU is that of igprof's own process and of the processes that the monitor started, while the window
-is open, less what a window without it takes.
+CPU is that of igprof's own process and of the processes that the monitor started, in the counted
+part, less what it is without.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import argparse
 import contextlib
 import os
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from common import describe_setting, markdown, run, setting, warn_if_busy
+from numpy.typing import NDArray
 
 from igniter_prof import monitors
 from igniter_prof.cli.common import note, print_json
@@ -31,31 +34,37 @@ from igniter_prof.config.devices import client_cores, resolve_device
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.files import atomic_write
 from igniter_prof.load import InputSource, generators
+from igniter_prof.monitors import Counted, Scene
+from igniter_prof.monitors.power import POWER_DTYPE, TraceInfo
+from igniter_prof.monitors.power.recording import Recording, write_recording
 from igniter_prof.records import Device, Load, Stopping, Tenant
 from igniter_prof.serving import Deployment, ServeOptions, deploy
 from igniter_prof.session import measure
-from igniter_prof.session.watch import Watch
-from igniter_prof.statistics import latencies_ms
-from igniter_prof.units import NS_PER_S
+from igniter_prof.statistics import quantile
+from igniter_prof.units import NS_PER_MS, NS_PER_S
 
-ALL = "container,triton,sniffer,nvml,rapl"
+ALL = "container,triton,sniffer,replay,nvml,rapl"
 NONE = "none"
 METRICS = ("mean_ms", "p50_ms", "p99_ms")
 MIN_FOR_P99 = 200
+MIN_REQUESTS = 20
+BEGIN_S = 1.5
+"""Until the load is well on its way."""
+SETTLE_S = 0.3
+"""Left out after a monitor came or went."""
+SLOW_START_S = 1.0
 MEMORY_MIB = 4096.0
 """A cap that is never reached: it gives the server a control group for ``container`` to read."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One window, with a monitor or without."""
+class Stretch:
+    """A counted stretch of time, with a monitor or without."""
 
-    mean_ms: float
-    p50_ms: float
-    p99_ms: float | None
-    requests: int
-    cpu_pct: float
-    """Of one core, of igprof and of what its monitors started, while the window was open."""
+    start_ns: int
+    end_ns: int
+    cpu_s: float
+    """Of igprof and of what its monitor started."""
     look_s: float = 0.0
     """How long the monitor took afterwards to tell what it saw."""
     complete: bool = True
@@ -63,8 +72,23 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a stretch of time was like."""
+
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float | None
+    requests: int
+    cpu_pct: float
+    """Of one core."""
+    look_s: float
+    complete: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Compared:
-    """One monitor on one model: its windows, and for each the two without it."""
+    """One monitor on one model: its stretches, and for each the two without it."""
 
     model: str
     monitor: str
@@ -81,44 +105,69 @@ class Compared:
         return float(np.median([b.cpu_pct - (a.cpu_pct + c.cpu_pct) / 2 for a, b, c in self.pairs]))
 
 
-def sample(
-    deployment: Deployment, device: Device, spec: str | None, seconds: float, seed: int
-) -> Sample:
-    """One window with a monitor, or without any. Raises OutsideFailure: the tenant failed."""
-    cores = client_cores(device)[0]
-    with generators(1) as clients:
-        others = children()
-        with Watch([spec] if spec else [], device) as watch:
-            watch.attach(deployment, "http", cores)
+class Turns(threading.Thread):
+    """Lets monitors come and go while the load runs."""
+
+    def __init__(self, scene: Scene, order: Sequence[str], seconds: float) -> None:
+        super().__init__(name="turns")
+        self.scene, self.order, self.seconds = scene, order, seconds
+        self.found: list[tuple[str, Stretch, Stretch, Stretch]] = []
+        """Monitor, before, with, after."""
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Take all turns once."""
+        try:
+            others = children()
+            time.sleep(BEGIN_S)
+            before = self.stretch(None, others)
+            for spec in self.order:
+                own = self.stretch(None if spec == NONE else spec, others)
+                after = self.stretch(None, others)
+                self.found.append((spec, before, own, after))
+                before = after
+        except BaseException as error:
+            self.error = error
+
+    def stretch(self, spec: str | None, others: set[int]) -> Stretch:
+        """One stretch of time, with a monitor or without any."""
+        monitor = None if spec is None else monitors.make(spec, self.scene.device)
+        with monitor or contextlib.nullcontext():
+            if monitor is not None:
+                monitor.attach(self.scene)
+            time.sleep(SETTLE_S)
+            start_ns = time.monotonic_ns()
             with cpu_s(others) as used:
-                window = measure(
-                    deployment,
-                    clients,
-                    loads=[Load()],
-                    sources=[InputSource(seed=seed)],
-                    protocol="http",
-                    stopping=Stopping(warmup_s=0.3),
-                    cores=cores,
-                    seed=seed,
-                    duration_s=seconds,
-                )
-            began_s = time.monotonic()
-            watch.look(window, [endpoint.tenant for endpoint in deployment.endpoints])
-            look_s = time.monotonic() - began_s
-    (seen,) = window.tenants
-    if seen.status != "ok" or window.start_ns is None or window.end_ns is None:
-        raise OutsideFailure(f"the tenant ended: {seen.status} ({seen.detail})")
-    latency_ms = latencies_ms(seen.rows)
-    reports = watch.fields()["monitors"]
+                time.sleep(self.seconds)
+            end_ns = time.monotonic_ns()
+            if monitor is None:
+                return Stretch(start_ns, end_ns, used[0])
+            seen = monitor.seen(Counted(start_ns, end_ns, (1,)))
+            look_s = (time.monotonic_ns() - end_ns) / NS_PER_S
+        return Stretch(start_ns, end_ns, used[0], look_s, seen.complete, seen.notes)
+
+    def expected_s(self) -> float:
+        """How long it will take at most, were the monitors slow to start."""
+        without = SETTLE_S + self.seconds
+        return BEGIN_S + (2 * len(self.order) + 1) * without + SLOW_START_S * len(self.order)
+
+
+def sample(rows: NDArray[np.void], stretch: Stretch) -> Sample | None:
+    """What the requests within a stretch say; None: there are too few."""
+    inside = (rows["sent_ns"] >= stretch.start_ns) & (rows["done_ns"] < stretch.end_ns)
+    good = rows[inside & (rows["ok"] == 1)]
+    if len(good) < MIN_REQUESTS:
+        return None
+    latency_ms = (good["done_ns"] - good["sent_ns"]) / NS_PER_MS
     return Sample(
         mean_ms=float(latency_ms.mean()),
         p50_ms=float(np.quantile(latency_ms, 0.5)),
-        p99_ms=float(np.quantile(latency_ms, 0.99)) if len(latency_ms) >= MIN_FOR_P99 else None,
-        requests=len(latency_ms),
-        cpu_pct=100 * used[0] / ((window.end_ns - window.start_ns) / NS_PER_S),
-        look_s=look_s,
-        complete=all(report.complete for report in reports),
-        notes=tuple(text for report in reports for text in report.notes),
+        p99_ms=float(np.quantile(latency_ms, 0.99)) if len(good) >= MIN_FOR_P99 else None,
+        requests=len(good),
+        cpu_pct=100 * stretch.cpu_s / ((stretch.end_ns - stretch.start_ns) / NS_PER_S),
+        look_s=stretch.look_s,
+        complete=stretch.complete,
+        notes=stretch.notes,
     )
 
 
@@ -158,6 +207,17 @@ def _fields(stat: Path) -> list[str]:
     return stat.read_text().rpartition(")")[2].split()
 
 
+def made_up_trace(path: Path) -> None:
+    """A trace for ``replay``, of which only the cost counts here: 100 W at 50 Hz for a minute."""
+    trace = np.zeros(3000, POWER_DTYPE)
+    for name in POWER_DTYPE.names or ():
+        trace[name] = 100
+    trace["at_ns"] = np.arange(len(trace)) * NS_PER_S // 50
+    trace["throttle"] = 0
+    trace["energy_j"] = trace["at_ns"] / NS_PER_S * 100
+    write_recording(path, Recording(trace, TraceInfo(window_start_ns=0)))
+
+
 def compare(
     deployment: Deployment,
     device: Device,
@@ -167,19 +227,37 @@ def compare(
     rounds: int,
     seconds: float,
 ) -> list[Compared]:
-    """Every monitor in every round, each between two windows without any."""
+    """Every monitor in every round, each between two stretches without any."""
     found = {spec: Compared(model, spec) for spec in (*specs, NONE)}
+    cores = client_cores(device)[0]
+    scene = Scene(device, deployment.endpoints, "http", cores, deployment.usage)
     for number in range(rounds):
-        turn = number % len(found)
-        order = [*found][turn:] + [*found][:turn]
-        before = sample(deployment, device, None, seconds, number)
-        for spec in order:
-            own = sample(deployment, device, None if spec == NONE else spec, seconds, number)
-            after = sample(deployment, device, None, seconds, number)
-            found[spec].pairs.append((before, own, after))
-            before = after
-            ratio = found[spec].ratios("mean_ms")[-1]
-            note(f"round {number + 1}/{rounds}: {model}, {spec}: {own.mean_ms:.3f} ms, {ratio:.3f}")
+        place = number % len(found)
+        turns = Turns(scene, [*found][place:] + [*found][:place], seconds)
+        with generators(1) as clients:
+            turns.start()
+            window = measure(
+                deployment,
+                clients,
+                loads=[Load()],
+                sources=[InputSource(seed=number)],
+                protocol="http",
+                stopping=Stopping(warmup_s=0.3),
+                cores=cores,
+                seed=number,
+                duration_s=turns.expected_s(),
+            )
+            turns.join()
+        if turns.error is not None:
+            raise turns.error
+        (seen,) = window.tenants
+        if seen.status != "ok":
+            raise OutsideFailure(f"the tenant ended: {seen.status} ({seen.detail})", where=model)
+        for spec, *stretches in turns.found:
+            before, own, after = (sample(seen.rows, each) for each in stretches)
+            if before is not None and own is not None and after is not None:
+                found[spec].pairs.append((before, own, after))
+        note(f"round {number + 1}/{rounds}: {model}")
     return list(found.values())
 
 
@@ -190,11 +268,14 @@ def table_rows(compared: Sequence[Compared], lacking: Mapping[str, str]) -> list
     """One row a monitor and model; ratios are with over without."""
     rows: list[list[str | None]] = []
     for each in compared:
+        if not each.pairs:
+            rows.append([f"{each.model}, {each.monitor}: too few requests", *[None] * 7])
+            continue
         without_ms = np.median([s.mean_ms for a, _, c in each.pairs for s in (a, c)])
         own = [b for _, b, _ in each.pairs]
         rows.append(
             [
-                f"{each.model}, {each.monitor}",
+                f"{each.model}, {each.monitor.partition(':')[0]}",
                 f"{without_ms:.3g} ms",
                 *(spread(each.ratios(metric)) for metric in METRICS),
                 f"{each.cpu_pct():.1f}%",
@@ -203,15 +284,20 @@ def table_rows(compared: Sequence[Compared], lacking: Mapping[str, str]) -> list
             ]
         )
     for spec, reason in lacking.items():
-        rows.append([f"{spec}: not here ({reason})", *[None] * (len(COLUMNS) - 1)])
+        rows.append(
+            [f"{spec}: not here ({reason.partition(' (')[0]})", *[None] * (len(COLUMNS) - 1)]
+        )
     return rows
 
 
 def spread(ratios: Sequence[float]) -> str | None:
-    """``median (lowest-highest)``; None without ratios."""
+    """``median (95% interval)``, the interval where there are enough; None without ratios."""
     if not ratios:
         return None
-    return f"{np.median(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    median = quantile(np.sort(ratios), 0.5)
+    if median is None or median.low_ms is None:
+        return f"{np.median(ratios):.3f}"
+    return f"{median.value_ms:.3f} ({median.low_ms:.3f}-{median.high_ms:.3f})"
 
 
 def main() -> int:
@@ -219,19 +305,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench/monitors", description=__doc__)
     parser.add_argument("--monitors", default=ALL, help=f"usual: {ALL}; replay:FILE too")
     parser.add_argument("--models", default="mlp,mobilenet_v2")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each stretch")
     parser.add_argument("--device", default="cpu:0")
     parser.add_argument(
-        "--quick", action="store_true", help="2 rounds of 1 s: only whether it runs"
+        "--quick", action="store_true", help="2 rounds of 0.5 s: only whether it runs"
     )
     parser.add_argument("--json", action="store_true", help="every sample, on standard output")
     parser.add_argument("--out", type=Path, help="write the table there too")
     arguments = parser.parse_args()
-    rounds, seconds = (2, 1.0) if arguments.quick else (arguments.rounds, arguments.seconds)
-    options = ServeOptions()
+    rounds, seconds = (2, 0.5) if arguments.quick else (arguments.rounds, arguments.seconds)
     device = resolve_device(arguments.device)
-    wanted = arguments.monitors.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        return bench(arguments, device, rounds, seconds, Path(folder) / "made-up.npz")
+
+
+def bench(
+    arguments: argparse.Namespace, device: Device, rounds: int, seconds: float, trace: Path
+) -> int:
+    """Measure and print what was asked for."""
+    made_up_trace(trace)
+    wanted = [
+        f"replay:{trace}" if spec == "replay" else spec for spec in arguments.monitors.split(",")
+    ]
     lacking = monitors.check(wanted, device)
     specs = [spec for spec in wanted if spec not in lacking]
     where = setting()
@@ -239,8 +335,7 @@ def main() -> int:
     compared: list[Compared] = []
     for model in arguments.models.split(","):
         tenant = Tenant(model=model, memory_mib=MEMORY_MIB)
-        with deploy(device, [tenant], options=options) as deployment:
-            sample(deployment, device, None, seconds, 0)  # warm
+        with deploy(device, [tenant], options=ServeOptions()) as deployment:
             compared += compare(deployment, device, model, specs, rounds=rounds, seconds=seconds)
     table = markdown(COLUMNS, table_rows(compared, lacking))
     text = f"{table}\n{describe_setting(where)}, {rounds} rounds of {seconds:g} s.\n"
