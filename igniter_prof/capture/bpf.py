@@ -73,7 +73,8 @@ def compile_program(text: str, keep: int) -> Program:
     program = bytearray()
     for index in range(compiled.bf_len):
         each = compiled.bf_insns[index]
-        value = keep if each.code == _RETURN and each.k else each.k
+        # scapy declares the operand signed: an address from 128.0.0.0 on is below zero
+        value = keep if each.code == _RETURN and each.k else each.k & 0xFFFFFFFF
         program += _INSTRUCTION.pack(each.code, each.jt, each.jf, value)
     _free(compiled)
     return bytes(program)

@@ -435,6 +435,14 @@ def test_the_filter_takes_what_matters_of_the_servers_only() -> None:
     assert passes(program, other) == passes(everything, other) == 0
 
 
+def test_addresses_from_128_on_are_taken() -> None:
+    bridge = (bytes([172, 17, 0, 2]), 8000)  # where containers are
+    program = bpf.compile_program(bpf.expression([Server(*bridge)]), 99)
+    assert passes(program, ip_packet(CLIENT, bridge, 1, 1, ACK, b"data")) == 99
+    other = (bytes([172, 17, 0, 3]), 8000)
+    assert passes(program, ip_packet(CLIENT, other, 1, 1, ACK, b"data")) == 0
+
+
 def test_a_filter_that_is_none_is_refused() -> None:
     with pytest.raises(BadInput, match="libpcap"):
         bpf.compile_program("tcp and and", 5)
