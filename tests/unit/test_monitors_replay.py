@@ -136,6 +136,21 @@ def test_a_short_window_or_few_inferences_give_no_energy_each() -> None:
         assert "no energy per inference" in seen.notes[-1]
 
 
+def test_power_that_was_not_read_throughout_gives_no_energy() -> None:
+    trace = _wavy()
+    trace["power_w"][200:300] = np.nan
+    seen = analyse(trace, INFO, _window(12 * S, 6.0), [None])
+    assert seen.complete  # the counter was
+    assert seen.fields["power"].energy_integral_j is None
+    assert seen.fields["power"].energy_differs is None
+    trace["energy_j"] = 5.0  # a counter that stands still
+    seen = analyse(trace, INFO, _window(12 * S, 6.0), [None])
+    assert not seen.complete
+    assert "no energy" in seen.notes[0]
+    assert "energy_j" not in seen.fields
+    assert seen.fields["power"].energy_counter_j is None
+
+
 def test_nvidia_smi_csv(tmp_path: Path) -> None:
     path = tmp_path / "smi.csv"
     lines = [

@@ -27,17 +27,14 @@ from igniter_prof.monitors.power.energy import (
     update_period_ns,
     updates,
 )
-from igniter_prof.monitors.power.split import busy_s, method_name, split_energy, weights_of
-from igniter_prof.monitors.power.trace import HARMLESS, Trace, TraceInfo, reason_shares
-from igniter_prof.records import DevicePower, TenantEnergy
+from igniter_prof.monitors.power.split import per_inference, tenant_energies
+from igniter_prof.monitors.power.trace import HARMLESS, LIVE, Trace, TraceInfo, reason_shares
+from igniter_prof.records import DevicePower
 from igniter_prof.statistics import MIN_SAMPLES, mean_half_width
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
 DIFFERS: Final = 0.05
 """The two energies are flagged when further apart than that, of the larger."""
-MIN_WINDOW_S: Final = 5.0
-MIN_INFERENCES: Final = 100
-"""For an energy per inference: counters move in steps, and sensors may look part of the time."""
 SEEN_PART: Final = 0.25
 """Of the time, what the sensors of A100 and H100 look at (arxiv.org/abs/2312.02741)."""
 AVERAGED_S: Final = 1.0
@@ -94,11 +91,13 @@ def analyse(
             " and means are over what was seen"
         )
     found = _energies(trace, info, window) if whole else _Found(None, None, None)
+    if whole and found.chosen is None:
+        notes.append("no energy: the counter did not move, and the power was not read throughout")
     inferences = sum(window.inferences)
     own = info.scope == "gpu"
-    per_inference, why = _per_inference(found.chosen if own else None, inferences, window_s)
+    each_j, why = per_inference(found.chosen if own else None, inferences, window_s)
     power = _power(trace, inside, info, found, window_s).model_copy(
-        update={"per_inference_j": per_inference}
+        update={"per_inference_j": each_j}
     )
     notes += _notes(power, found, info)
     notes.append(
@@ -109,11 +108,14 @@ def analyse(
     )
     tenants: tuple[dict[str, Any], ...] = ()
     if own and found.chosen is not None and window.requests:
-        tenants = _tenants(found.chosen, power, info, window, shares_pct)
+        tenants = tuple(
+            {"energy": energy} for energy in tenant_energies(found.chosen, info, window, shares_pct)
+        )
     fields: dict[str, Any] = {"power": power}
-    if own and info.source == "nvml" and found.chosen is not None:
+    if own and info.source == LIVE and found.chosen is not None:
         fields |= {"energy_j": found.chosen.joules, "power_w": found.chosen.joules / window_s}
-    return Seen(tenants=tenants, fields=fields, complete=whole, notes=tuple(notes))
+    complete = found.chosen is not None
+    return Seen(tenants=tenants, fields=fields, complete=complete, notes=tuple(notes))
 
 
 def mean_power_w(trace: Trace, start_ns: int, end_ns: int) -> float | None:
@@ -215,27 +217,6 @@ def _period_ms(trace: Trace, name: str) -> float | None:
     return None if period is None else period / NS_PER_MS
 
 
-def _per_inference(
-    energy: Energy | None, inferences: int, window_s: float
-) -> tuple[float | None, str]:
-    """Gross energy of an inference, and over what it was taken or why it was not."""
-    if energy is None:
-        return None, "no energy per inference: no energy"
-    if window_s < MIN_WINDOW_S:
-        return None, (
-            f"no energy per inference: the window lasts {window_s:.2g} s, the least is"
-            f" {MIN_WINDOW_S:g} s (stopping.min_s)"
-        )
-    if inferences < MIN_INFERENCES:
-        return None, (
-            f"no energy per inference: {inferences} inferences, {MIN_INFERENCES} are the least"
-        )
-    return energy.joules / inferences, (
-        f"energy per inference: gross, idle power included, over {inferences} inferences in"
-        f" {window_s:.3g} s"
-    )
-
-
 def _notes(power: DevicePower, found: _Found, info: TraceInfo) -> list[str]:
     notes = []
     if found.chosen is not None and found.error_j is not None:
@@ -276,40 +257,3 @@ def _notes(power: DevicePower, found: _Found, info: TraceInfo) -> list[str]:
         named = ", ".join(f"{name} in {share:.0f} %" for name, share in slowed.items())
         notes.append(f"clocks were held down: {named} of the samples")
     return notes
-
-
-def _tenants(
-    energy: Energy,
-    power: DevicePower,
-    info: TraceInfo,
-    window: Counted,
-    shares_pct: Sequence[float | None],
-) -> tuple[dict[str, Any], ...]:
-    window_s = (window.end_ns - window.start_ns) / NS_PER_S
-    idle_w, baseline = next(
-        (
-            (watts, name)
-            for watts, name in (
-                (info.context_idle_w, "idle power with contexts"),
-                (info.bare_idle_w, "bare idle power"),
-            )
-            if watts is not None
-        ),
-        (None, None),
-    )
-    busy = [busy_s(rows, window.start_ns, window.end_ns) for rows in window.requests]
-    weights, split_by = weights_of(busy, shares_pct)
-    parts = split_energy(energy.joules, None if idle_w is None else idle_w * window_s, weights)
-    method = method_name(len(parts), baseline, split_by)
-    if power.source != "nvml":
-        method = f"{power.source}: {method}"
-    return tuple(
-        {
-            "energy": TenantEnergy(
-                energy_j=part,
-                per_inference_j=_per_inference(Energy(part, 0.0), count, window_s)[0],
-                method=method,
-            )
-        }
-        for part, count in zip(parts, window.inferences, strict=True)
-    )

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from igniter_prof.monitors.contract import Counted
+from igniter_prof.monitors.power.energy import Energy
+from igniter_prof.monitors.power.trace import LIVE, TraceInfo
+from igniter_prof.records import TenantEnergy
 from igniter_prof.units import NS_PER_S
+
+MIN_WINDOW_S: Final = 5.0
+MIN_INFERENCES: Final = 100
+"""For an energy per inference: counters move in steps, and sensors may look part of the time."""
 
 
 def busy_s(requests: NDArray[np.void], start_ns: int, end_ns: int) -> float:
@@ -83,3 +92,55 @@ def method_name(count: int, baseline: str | None, split_by: str) -> str:
     if baseline is None:
         return f"estimate: all by {split_by} (idle power not known)"
     return f"estimate: {baseline} evenly, the rest by {split_by}"
+
+
+def tenant_energies(
+    energy: Energy, info: TraceInfo, window: Counted, shares_pct: Sequence[float | None]
+) -> tuple[TenantEnergy, ...]:
+    """Each tenant's estimated part of the energy of a window.
+
+    Args:
+        energy: of the device.
+        info: its baselines, and where the samples came from.
+        window: the counted window, with each tenant's requests.
+        shares_pct: the share of each tenant; None: it has none of its own.
+    """
+    window_s = (window.end_ns - window.start_ns) / NS_PER_S
+    idle_w, baseline = info.context_idle_w, "idle power with contexts"
+    if idle_w is None:
+        idle_w, baseline = info.bare_idle_w, "bare idle power"
+    busy = [busy_s(rows, window.start_ns, window.end_ns) for rows in window.requests]
+    weights, split_by = weights_of(busy, shares_pct)
+    parts = split_energy(energy.joules, None if idle_w is None else idle_w * window_s, weights)
+    method = method_name(len(parts), None if idle_w is None else baseline, split_by)
+    if info.source != LIVE:
+        method = f"{info.source}: {method}"
+    return tuple(
+        TenantEnergy(
+            energy_j=part,
+            per_inference_j=per_inference(Energy(part, 0.0), count, window_s)[0],
+            method=method,
+        )
+        for part, count in zip(parts, window.inferences, strict=True)
+    )
+
+
+def per_inference(
+    energy: Energy | None, inferences: int, window_s: float
+) -> tuple[float | None, str]:
+    """Gross energy of an inference, and over what it was taken or why it was not."""
+    if energy is None:
+        return None, "no energy per inference: no energy"
+    if window_s < MIN_WINDOW_S:
+        return None, (
+            f"no energy per inference: the window lasts {window_s:.2g} s, the least is"
+            f" {MIN_WINDOW_S:g} s (stopping.min_s)"
+        )
+    if inferences < MIN_INFERENCES:
+        return None, (
+            f"no energy per inference: {inferences} inferences, {MIN_INFERENCES} are the least"
+        )
+    return energy.joules / inferences, (
+        f"energy per inference: gross, idle power included, over {inferences} inferences in"
+        f" {window_s:.3g} s"
+    )

@@ -61,13 +61,17 @@ AVERAGED: Final = frozenset({USAGE_AVERAGE})
 """Names of what the power was read from; of these, which lag by their average."""
 
 
+LIVE: Final = "nvml"
+"""The source of what was measured here; a recording's is another."""
+
+
 class TraceInfo(Record):
     """What the samples of a trace were taken of, and what was measured before the load."""
 
     uuid: str = "unknown"
     name: str | None = None
     scope: Literal["gpu", "mig-parent"] = "gpu"
-    source: str = "nvml"
+    source: str = LIVE
     power_field: str | None = None
     part_time: bool | None = None
     """Whether the sensor looks at a part of the time only (A100, H100); None: not known."""
