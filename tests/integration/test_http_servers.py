@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from igniter_prof import zoo
 from igniter_prof.dataset import ProfileStore
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.load import Call, InputSource, Job, generators
@@ -214,7 +217,7 @@ def _igprof(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def _sweep(folder: Path, **keys: Any) -> Path:
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"stopping": QUICK, "runtime": "remote", **keys}))
+    path.write_text(yaml.safe_dump({"runtime": "remote", **keys, "stopping": QUICK}))
     return path
 
 
@@ -279,36 +282,73 @@ def _get(port: int, path: str) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
 
 
+def _documented(name: str) -> dict[str, Any]:
+    """A sweep of docs/http.md, by the file name in its first line."""
+    blocks = (ROOT / "docs/http.md").read_text().split("```yaml\n")[1:]
+    (text,) = [block.partition("```")[0] for block in blocks if block.startswith(f"# {name}")]
+    sweep: dict[str, Any] = yaml.safe_load(text)
+    return sweep
+
+
 def test_the_stand_in_for_torchserve_is_profiled(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
-    picture = {"shape": [32, 48, 3], "scaled_axes": [0, 1], "datatype": "UINT8", "high": 255}
-    served = {"ready_path": "/ping", "path": "/predictions/densenet161"}
-    tensor = {"shape": [1, 8], "scaled_axes": [1]}
-    models = [
-        {"name": "densenet161", "http": {**served, "inputs": {"x": picture}, "body": "${x.jpeg}"}},
-        {
-            "name": "my_tensor",
-            "http": {
-                **served,
-                "path": "/predictions/my_tensor",
-                "inputs": {"x": tensor},
-                "body": {"instances": "${x}"},
-            },
+    documented = _documented("torchserve.yaml")
+    image = documented["models"][0]
+    tensor = {
+        "name": "my_tensor",
+        "http": {
+            **image["http"],
+            "path": "/predictions/my_tensor",
+            "inputs": {"tensor": {"shape": [1, 8], "scaled_axes": [1]}},
+            "body": {"data": "${tensor}"},
         },
-        {"name": "absent", "http": {**served, "path": "/predictions/absent"}},
-    ]
+    }
+    absent = {"name": "absent", "http": {**image["http"], "path": "/predictions/absent"}}
     with torchserve("densenet161,my_tensor") as (port, management):
         assert _get(port, "/ping") == (200, {"status": "Healthy"})
+        assert _get(port, "/predictions")[1]["type"] == "ResourceNotFoundException"
         assert _get(management, "/models/densenet161")[1][0]["workers"][0]["status"] == "READY"
-        path = _sweep(tmp_path, address=f"127.0.0.1:{port}", models=models)
+        assert _get(management, "/models")[1]["models"][1]["modelName"] == "my_tensor"
+        sweep = {**documented, "address": f"127.0.0.1:{port}", "models": [image, tensor, absent]}
+        path = _sweep(tmp_path, **{**sweep, "input_scales": [0.5]})
         done = _igprof("profile", path, "--out", tmp_path / "profile")
     assert done.returncode == 0, done.stderr
     with ProfileStore.open(tmp_path / "profile") as store:
         tenants = {each.tenants[0].tenant.model: each.tenants[0] for each in store.measurements()}
     assert tenants["densenet161"].status == tenants["my_tensor"].status == "ok"
-    assert tenants["densenet161"].input_shapes == {"x": (32, 48, 3)}
+    assert tenants["densenet161"].input_shapes == {"image": (112, 112, 3)}
     assert tenants["absent"].status == "refused"
     assert "ModelNotFoundException" in (tenants["absent"].detail or "")
+
+
+def test_fcn_resnet50_behind_flask_is_profiled(tmp_path: Path) -> None:
+    """The documented sweep, against the server of the container image, outside a container."""
+    pytest.importorskip("onnxruntime")
+    shutil.copy(ROOT / "scripts/images/fcn_resnet50/server.py", tmp_path)
+    (tmp_path / "fcn_resnet50.onnx").symlink_to(zoo.build("fcn_resnet50"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "server.py"],
+        env={**os.environ, "PORT": str(port), "THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert str(port) in process.stdout.readline()
+            sweep = {**_documented("fcn.yaml"), "address": f"127.0.0.1:{port}"}
+            path = _sweep(tmp_path, **{**sweep, "input_scales": [0.1]})
+            done = _igprof("profile", path, "--out", tmp_path / "profile")
+        finally:
+            process.terminate()
+    assert done.returncode == 0, done.stderr
+    with ProfileStore.open(tmp_path / "profile") as store:
+        (measurement,) = store.measurements()
+    (tenant,) = measurement.tenants
+    assert (tenant.status, tenant.failed_requests) == ("ok", 0)
+    assert tenant.input_shapes == {"image": (1, 3, 22, 22)}
 
 
 def test_the_field_of_a_large_answer_is_looked_for_after_the_clock(flask: Segmentation) -> None:
