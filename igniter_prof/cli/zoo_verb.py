@@ -49,7 +49,7 @@ def list_(as_json: bool) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--all", "every", is_flag=True, help="Build every network (about 1.1 GB).")
+@click.option("--all", "every", is_flag=True, help="Build every network (about 1.3 GB).")
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),

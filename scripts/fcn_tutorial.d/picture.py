@@ -75,22 +75,27 @@ def segment(sweep: Sweep, picture: Path) -> Any:
     with Image.open(picture) as image:
         size = [image.height, image.width]
     document = {"tensor": tensor_of(picture).tolist(), "orig_size": size}
-    with serving.deploy(device, [tenant], options=options) as deployment:
-        (endpoint,) = deployment.endpoints
-        request = urllib.request.Request(
-            f"http://{endpoint.http_address}{model.http.path}",
-            json.dumps(document).encode(),
-            {"Content-Type": "application/json", "Connection": "close"},
-        )
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with direct.open(request, timeout=TIMEOUT_S) as answer:
-                classes = np.asarray(json.load(answer)["segmentation"], dtype=np.uint8)
-        except (OSError, ValueError, KeyError) as error:
-            raise OutsideFailure(f"no segmentation came back: {error!r}") from error
+    try:
+        with serving.deploy(device, [tenant], options=options) as deployment:
+            address = deployment.endpoints[0].http_address
+            answer = post(f"http://{address}{model.http.path}", document)
+        classes = np.asarray(answer["segmentation"], dtype=np.uint8)
+    except serving.TenantFailure as failure:
+        raise OutsideFailure(f"the server did not start: {failure.detail}") from failure
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutsideFailure(f"no segmentation came back: {error!r}") from error
     if list(classes.shape) != size:
         raise OutsideFailure(f"the answer has the size {classes.shape}, not {size}")
     return classes
+
+
+def post(url: str, document: Any) -> Any:
+    """Send JSON over a connection of its own, past any proxy; the answer's JSON."""
+    headers = {"Content-Type": "application/json", "Connection": "close"}
+    request = urllib.request.Request(url, json.dumps(document).encode(), headers)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request, timeout=TIMEOUT_S) as answer:
+        return json.load(answer)
 
 
 def colours_of() -> Any:

@@ -13,7 +13,7 @@ from table import plot, rows_of, write_csv
 
 from igniter_prof.config import load_sweep
 from igniter_prof.dataset.store import ProfileStore
-from igniter_prof.errors import BadInput, IgprofError, OutsideFailure
+from igniter_prof.errors import INTERRUPTED, BadInput, IgprofError, OutsideFailure
 from igniter_prof.records import Measurement
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -103,7 +103,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/fcn_tutorial", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 scales, the two smallest sizes")
     parser.add_argument("--scales", type=scales_of, metavar="S,S,…", help="of the image")
-    parser.add_argument("--sizes", type=int, metavar="N", help="the N smallest container sizes")
+    parser.add_argument(
+        "--sizes", type=int, choices=range(1, 7), help="that many sizes of container, small first"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/fcn_tutorial"), metavar="DIR")
     parser.add_argument(
         "--image",
@@ -134,6 +136,8 @@ def main() -> int:
     except IgprofError as error:
         say(f"fcn_tutorial: {error}")
         return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
     print("\n".join(map(str, written)))
     return 0
 

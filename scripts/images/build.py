@@ -25,7 +25,13 @@ from typing import IO
 from packages import install
 
 from igniter_prof import zoo
-from igniter_prof.errors import BadInput, IgprofError, MissingCapability, OutsideFailure
+from igniter_prof.errors import (
+    INTERRUPTED,
+    BadInput,
+    IgprofError,
+    MissingCapability,
+    OutsideFailure,
+)
 from igniter_prof.serving import triton
 
 HERE = Path(__file__).resolve().parent
@@ -170,8 +176,8 @@ def tree(folder: Path, name: str) -> Iterator[Entry]:
 
 
 def digest_of(base: str, entries: list[Entry]) -> str:
-    """What an image is made from, as one hash."""
-    digest = hashlib.sha256(f"{base}\n".encode())
+    """What an image is made from, as one hash; how it is made counts, too."""
+    digest = hashlib.sha256(f"{base}\n".encode() + Path(__file__).read_bytes())
     for name, path in entries:
         content = hashlib.sha256()
         with path.open("rb") as source:
@@ -217,11 +223,12 @@ def build(image: Image, base: str) -> None:
     if label.returncode == 0 and label.stdout.strip() == digest:
         return
     say(f"building {image.tag}")
-    environment = dict(os.environ)
+    before = image_id(image.tag)
+    environment, options = dict(os.environ), ["--load"]
     if docker("buildx", "version").returncode != 0:
-        environment["DOCKER_BUILDKIT"] = "0"
+        environment["DOCKER_BUILDKIT"], options = "0", []
     command = [
-        *("docker", "build", "--tag", image.tag, "--label", f"{LABEL}={digest}"),
+        *("docker", "build", *options, "--tag", image.tag, "--label", f"{LABEL}={digest}"),
         *("--label", f"{FRAMEWORK_LABEL}={framework_of(entries)}"),
         # all that it needs is in the context
         *("--network", "none", "--build-arg", f"BASE_IMAGE={base}", "-"),
@@ -238,6 +245,15 @@ def build(image: Image, base: str) -> None:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
             raise OutsideFailure("docker build failed: " + "\n".join(said[-10:]), where=image.tag)
+    if before is not None and before != image_id(image.tag):
+        remove_untagged(before)
+
+
+def remove_untagged(image: str) -> None:
+    """Remove an image that a new build took the tag from, if it has no other and is not in use."""
+    tags = docker("image", "inspect", "--format", "{{len .RepoTags}}", image)
+    if tags.stdout.strip() == "0":
+        docker("image", "rm", image)
 
 
 def main() -> int:
@@ -258,6 +274,8 @@ def main() -> int:
     except IgprofError as error:
         say(f"images/build: {error}")
         return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

@@ -54,13 +54,10 @@ def install(
             *(f"--platform={platform}" for platform in PLATFORMS),
             *("-r", str(requirements)),
         ]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-        if done.returncode != 0:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        failed = _run(command)
+        if failed is not None:
             raise MissingCapability(
-                f"packages for an image cannot be downloaded: {(errors or [done.stderr])[-1]}",
+                f"packages for an image cannot be downloaded: {failed}",
                 where=str(lock),
                 hint="they are needed once: connect to a network, or set PIP_INDEX_URL",
             )
@@ -72,6 +69,20 @@ def install(
             if not folder.is_dir():  # else another process was faster
                 raise
     return folder
+
+
+def _run(command: list[str]) -> str | None:
+    """Run pip; None if it succeeded, else why not."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {TIMEOUT_S} s"
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return (errors or [done.stderr.strip()])[-1]
 
 
 def for_python(lock: str, only: Collection[str] | None = None) -> str:

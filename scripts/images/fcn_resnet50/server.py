@@ -27,7 +27,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 MODEL = Path(__file__).with_name("fcn_resnet50.onnx")
 LONGEST_SIDE = 4096
 """Of an image and of an answer: what comes in must not decide how much memory goes."""
-MAX_BODY_BYTES = 1 << 30
+MAX_BODY_BYTES = 1 << 28
 
 
 class BadRequest(ValueError):
