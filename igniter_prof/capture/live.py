@@ -49,8 +49,9 @@ assert ROW_DTYPE.itemsize == ROW.size
 START_S = 20.0
 END_S = 60.0
 WATCH_S = 0.05
-HEAD_BLOCKS, WHOLE_BLOCKS = 64, 128
-"""Size of the ring in MiB where heads suffice, and where whole packets are needed."""
+HEAD_BLOCKS, WHOLE_BLOCKS, WRITE_BLOCKS = 64, 128, 256
+"""Size of the ring in MiB where heads suffice, where whole packets are needed, and where they are
+written to a file."""
 HURRY_ABOVE = 0.1
 """Part of the ring that waits, from which on the capturing process gets its full priority."""
 NICE = 5
@@ -181,6 +182,8 @@ class Capture:
         first = everything if whole else bpf.compile_program(text, keep)
         loopback = interfaces.is_loopback(self.interface)
         blocks = WHOLE_BLOCKS if whole else HEAD_BLOCKS
+        if self._write_fd is not None:
+            blocks = WRITE_BLOCKS
         with contextlib.ExitStack() as stack:
             packets = stack.enter_context(_open(first, blocks, ignore_outgoing=loopback))
             self._ring = ring.Ring(packets, blocks)
@@ -191,7 +194,8 @@ class Capture:
             with theirs:
                 self._process = self._start(theirs, packets)
             stack.callback(self._kill)
-            self._may_hurry = _may_raise_priority()
+            # who writes all packets to a file has more to do than can wait
+            self._may_hurry = self._write_fd is None and _may_raise_priority()
             job = {
                 "packets_fd": packets.fileno(),
                 "interface": self.interface,
@@ -204,7 +208,7 @@ class Capture:
                 "write_fd": self._write_fd,
                 "cores": list(self._cores),
                 "idle": self._may_hurry,
-                "nice": 0 if self._may_hurry else NICE,
+                "nice": 0 if self._may_hurry or self._write_fd is not None else NICE,
             }
             with self._explained():
                 send(self._channel, json.dumps(job).encode())

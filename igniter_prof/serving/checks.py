@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import os
 import secrets
 import shutil
@@ -20,7 +21,6 @@ from igniter_prof.serving.shares import Caps, mps_daemon
 
 CheckStatus = Literal["ok", "limited", "missing"]
 RAPL = Path("/sys/class/powercap")
-ETH_P_ALL = 0x0003
 MIN_FREE_MIB = 2048
 PYPI = "https://pypi.org"
 
@@ -213,15 +213,23 @@ def check_mps() -> Check:
 
 
 def check_capture() -> Check:
-    """Packet capture: a packet socket is really opened."""
+    """Packet capture: a packet socket is really opened, and libpcap is there for its filter."""
     try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)).close()
-    except OSError as error:
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
+    except (OSError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "this is no Linux"
         return Check(
             name="capture",
             status="missing",
-            detail=f"no packet socket: {error.strerror}",
-            fix=f"sudo setcap cap_net_raw+ep {Path(sys.executable).resolve()}",
+            detail=f"no packet socket: {reason}",
+            fix=f"sudo setcap cap_net_raw,cap_sys_nice+ep {Path(sys.executable).resolve()}",
+        )
+    if ctypes.util.find_library("pcap") is None:
+        return Check(
+            name="capture",
+            status="missing",
+            detail="packet sockets can be opened, but there is no libpcap to compile the filter",
+            fix="sudo apt-get install libpcap0.8",
         )
     return Check(name="capture", status="ok", detail="packet sockets can be opened")
 
