@@ -81,7 +81,7 @@ def _badges(report: FitReport | None) -> tuple[Badge, ...]:
         better = ours < none
         badges.append(
             Badge(
-                f"{'better' if better else 'not better'} than no interference ({number(none)}%)",
+                f"{'better' if better else 'not better'} than {report.naive} ({number(none)}%)",
                 "good" if better else "warn",
             )
         )
@@ -195,7 +195,7 @@ def _error_table(report: FitReport, prefix: str) -> Table:
 
     rows = (
         row("hold-out", "fitted model", report.holdout),
-        row("hold-out", "no interference", report.holdout_none),
+        row("hold-out", report.naive, report.holdout_none),
         row("fitted to", "fitted model", report.train),
         *(
             row(f"hold-out: {group}", "fitted model", error)

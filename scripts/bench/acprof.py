@@ -25,7 +25,7 @@ from igniter_prof.dataset.acprof import import_acprof
 from igniter_prof.dataset.acprof.formats import kind_of
 from igniter_prof.errors import BadInput
 from igniter_prof.files import atomic_write, read_text
-from igniter_prof.fitting.accuracy import relative_error
+from igniter_prof.fitting.accuracy import interval, relative_error
 from igniter_prof.fitting.acprof.choosing import fit_form, refitted
 from igniter_prof.fitting.acprof.fitter import TARGETS, TaskFit, fit_task
 from igniter_prof.fitting.acprof.nearest import linear, nearest
@@ -42,6 +42,7 @@ COLUMNS = [
     "train mean/median/p90 %",
     "test mean/median/p90 %",
     "R² train/test",
+    "in 90% interval",
     "nearest, test %",
     "linear, test %",
     "unseen cores, %",
@@ -125,6 +126,7 @@ def _figures(
         "train mean/median/p90 %": _three(train),
         "test mean/median/p90 %": _three(test),
         "R² train/test": f"{_mean(train, 'r2', 3)} / {_mean(test, 'r2', 3)}",
+        "in 90% interval": f"{100 * np.mean([_covered(fit) for fit in fits]):.0f}%",
         "nearest, test %": f"{peers['nearest']:.1f}",
         "linear, test %": f"{peers['linear']:.1f}",
         "unseen cores, %": _unseen_cores(task, fits[0]),
@@ -135,6 +137,14 @@ def _figures(
 def _peer(fit: TaskFit, predict: Any) -> float:
     train, test = fit.task.take(~fit.held), fit.task.take(fit.held)
     return relative_error(test.cost, predict(train, test), len(test)).mean_pct or 0.0
+
+
+def _covered(fit: TaskFit) -> float:
+    """Part of the test set within the interval that the training part alone gives."""
+    low, high = interval(fit.choice.log_errors)
+    test = fit.task.take(fit.held)
+    error = np.log(test.cost / fit.tested.predict(test))
+    return float(np.mean((error >= low) & (error <= high)))
 
 
 def _three(errors: list[FitError]) -> str:

@@ -60,7 +60,7 @@ def group_rows(rows: Sequence[Row]) -> tuple[list[Group], list[Refusal]]:
     seen: dict[tuple[str, int, bool], Row] = {}
 
     def refuse(row: Row, reason: str) -> None:
-        refused.append(Refusal(row.file, row.line, _column(row), reason))
+        refused.append(Refusal(row.file, row.line, row.column, reason))
 
     for row in rows:
         name = formats.short_name(row.model_name)
@@ -88,16 +88,6 @@ def group_rows(rows: Sequence[Row]) -> tuple[list[Group], list[Refusal]]:
     return [
         Group(tenant, tuple(members)) for tenant, members in groups.values() if members
     ], refused
-
-
-def _column(row: Row) -> str | None:
-    """The container's column of a row of the wide form, whose line holds several."""
-    if row.repeat or row.warmup or row.timestamp_ms or row.numbers:
-        return None
-    parts = ["GPU"] if row.gpu else []
-    parts += [f"CPU{row.cpu_cores:g}"] if row.cpu_cores is not None else []
-    parts += [f"Mem{row.memory_gb:g}"] if row.memory_gb is not None else []
-    return "+".join(parts) or None
 
 
 def _tenant(row: Row, name: str) -> Tenant:
@@ -137,9 +127,9 @@ def measured(group: Group, gpu_name: str | None, statics: Sequence[Static]) -> M
 def requests_of(group: Group) -> Requests:
     """The raw requests (n,) of a configuration whose rows are single requests with an instant.
 
-    The wall clock at its end, to the millisecond, less its latency. None where a row tells a
-    statistic of several requests (``energy_agg_iters``) or no instant: the values are kept as they
-    were published, but they are no requests that we could count.
+    The wall clock at its end, to the millisecond, less its latency. There are none where a row is
+    a statistic of several requests (``energy_agg_iters``) or has no instant: those values are kept
+    as they were published, but they are no requests that could be stored as such.
     """
     known = all(
         row.timestamp_ms is not None

@@ -95,6 +95,8 @@ class Row:
     model_name: str
     gpu: bool
     latency_s: float | None
+    column: str | None = None
+    """Of the wide form, whose lines hold several rows."""
     cpu_cores: float | None = None
     memory_gb: float | None = None
     batch_size: int = 1

@@ -173,6 +173,7 @@ def _read_wide(file: str, line: int, fields: Mapping[str, str], content: Content
                 formats.MODEL_NAMES.get(stem, stem),
                 container.gpu,
                 latency,
+                column=name,
                 cpu_cores=container.cpu_cores,
                 memory_gb=container.memory_gb,
                 size_column=size_name,
