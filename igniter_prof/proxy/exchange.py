@@ -107,6 +107,7 @@ class Exchange:
                     await server.drain()
                 else:  # the end of the message: anything else is a RemoteProtocolError
                     server.send(h11.EndOfMessage(headers=event.headers.raw_items()))
+                    server.flush()
                     row.sent_ns = time.monotonic_ns()
                     return
         except h11.RemoteProtocolError as error:
@@ -151,6 +152,7 @@ class Exchange:
                 # what ends in trailers came in chunks, and goes on in chunks but to HTTP/1.0
                 trailers = event.headers.raw_items() if self._request.http_version > b"1.0" else []
                 client.send(h11.EndOfMessage(headers=trailers))
+                client.flush()
                 await client.drain()
                 self._whole = True
                 return

@@ -12,6 +12,8 @@ import h11
 
 HEAD_LIMIT_BYTES = 64 * 1024
 """Of a request's or a response's head, and of a chunk's."""
+TOGETHER_BYTES = 16 * 1024
+"""What is larger goes out at once, and is not copied to go with what is before it."""
 UNREAD_LIMIT_BYTES = 256 * 1024
 """Received and not yet read; beyond it the peer has to wait."""
 
@@ -34,6 +36,7 @@ class Wire(asyncio.Protocol):
         self._on_connect = on_connect
         self._transport: asyncio.Transport | None = None
         self._lost = False
+        self._unsent: list[bytes] = []
         self._unread: list[bytes] = []
         self._unread_bytes = 0
         self._paused = False
@@ -55,10 +58,29 @@ class Wire(asyncio.Protocol):
             self.http.receive_data(await self._read())
 
     def send(self, event: Any) -> None:
-        """Write an event; nothing happens if the connection is gone. See ``drain``."""
+        """Write an event, at the latest in the loop's next turn, so that small ones go together.
+
+        Nothing happens if the connection is gone. See ``flush``, ``drain``.
+        """
         data = self.http.send(event)
-        if data and self._transport is not None and not self._lost:
-            self._transport.write(data)
+        if not data:
+            return
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._unsent.append(data)
+        if len(data) > TOGETHER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand all that was sent to the kernel, as far as it takes it."""
+        unsent, self._unsent = self._unsent, []
+        if self._transport is None or self._lost:
+            return
+        if len(unsent) > 1 and len(unsent[-1]) > TOGETHER_BYTES:
+            self._transport.write(b"".join(unsent[:-1]))
+            unsent = unsent[-1:]
+        if unsent:
+            self._transport.write(b"".join(unsent))
 
     async def drain(self) -> None:
         """Wait until the peer takes data again. Raises ConnectionResetError if it is gone."""
@@ -77,6 +99,7 @@ class Wire(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when all is written."""
+        self.flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -87,6 +110,7 @@ class Wire(asyncio.Protocol):
         """
         if self._transport is None or self._lost or self.ended:
             return
+        self.flush()
         with contextlib.suppress(OSError, RuntimeError):
             self._transport.write_eof()
         deadline = time.monotonic() + limit_s
@@ -96,6 +120,7 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once: the peer must not take what it got for the whole."""
+        self._unsent = []
         if self._transport is not None:
             self._transport.abort()
         self._end()
