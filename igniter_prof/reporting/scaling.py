@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class ScalePoint:
 
     panel: str
     size: Size
+    """Without memory where that is the panel's."""
     x: float
     unit: str
     """What ``x`` counts: ``input scale (×)``, ``input size (tokens)``, ..."""
@@ -92,10 +94,21 @@ def scale_points(measurements: Iterable[Measurement]) -> tuple[ScalePoint, ...]:
     several = {key for key, own in _alike(found).items() if len({_x(k.tenant) for k in own}) > 1}
     kept = [key for key in found if key.without_scale() in several]
     crossed, differing = _memory_is_apart(kept), _differing(kept)
-    kept.sort(key=lambda key: (key.tenant.model, key.tenant.batch_size, _x(key.tenant)))
-    return tuple(
-        _point(_panel(key, differing[key.tenant.model], crossed), key, found[key]) for key in kept
-    )
+    kept.sort(key=_order)
+    points = []
+    for key in kept:
+        tenant = key.tenant
+        size = Size(tenant.gpu, tenant.cpu_cores, tenant.memory_mib)
+        if apart := tenant.model in crossed:
+            size = size._replace(memory_mib=None)
+        panel = _panel(key, differing[tenant.model], apart)
+        points.append(_point(panel, size, tenant, found[key]))
+    return tuple(points)
+
+
+def _order(key: _Key) -> tuple[str, int, float, float]:
+    tenant = key.tenant
+    return (tenant.model, tenant.batch_size, tenant.memory_mib or math.inf, _x(tenant))
 
 
 class _Key(NamedTuple):
@@ -123,12 +136,13 @@ def _x(tenant: Tenant) -> float:
     return tenant.input_scale if tenant.input_size is None else tenant.input_size
 
 
-def _memory_is_apart(keys: Sequence[_Key]) -> bool:
-    """Whether containers with the same cores had different memory."""
-    memory: dict[tuple[bool | None, float | None], set[float | None]] = defaultdict(set)
+def _memory_is_apart(keys: Sequence[_Key]) -> set[str]:
+    """The models whose containers had different memory with the same cores."""
+    amounts: dict[tuple[str, bool | None, float | None], set[float | None]] = defaultdict(set)
     for key in keys:
-        memory[key.tenant.gpu, key.tenant.cpu_cores].add(key.tenant.memory_mib)
-    return any(len(amounts) > 1 for amounts in memory.values())
+        tenant = key.tenant
+        amounts[tenant.model, tenant.gpu, tenant.cpu_cores].add(tenant.memory_mib)
+    return {model for (model, *_), several in amounts.items() if len(several) > 1}
 
 
 def _differing(keys: Sequence[_Key]) -> dict[str, set[str]]:
@@ -164,9 +178,11 @@ def _panel(key: _Key, differing: set[str], crossed: bool) -> str:
 
 
 def _point(
-    panel: str, key: _Key, repeats: Sequence[tuple[Measurement, TenantMeasurement]]
+    panel: str,
+    size: Size,
+    tenant: Tenant,
+    repeats: Sequence[tuple[Measurement, TenantMeasurement]],
 ) -> ScalePoint:
-    tenant = key.tenant
     good = [(m, t) for m, t in repeats if t.status == "ok"]
     latencies = [t.latency for _, t in good if t.latency is not None]
     unit = "input scale (×)"
@@ -174,7 +190,7 @@ def _point(
         unit = f"input size ({tenant.input_unit})" if tenant.input_unit else "input size"
     return ScalePoint(
         panel=panel,
-        size=Size(tenant.gpu, tenant.cpu_cores, tenant.memory_mib),
+        size=size,
         x=_x(tenant),
         unit=unit,
         latency_ms=_mean(latency.mean_ms for latency in latencies),

@@ -151,6 +151,9 @@ def test_memory_is_a_panels_where_it_was_changed_apart_from_the_cores() -> None:
     ]
     points = scaling.scale_points(grid)
     assert {point.panel for point in points} == {"m, 1 GiB", "m, 2 GiB"}
+    assert {point.size.text for point in points} == {"1 core", "2 cores"}
+    other = [solo(Tenant(model="n", input_scale=scale, memory_mib=512)) for scale in (0.5, 1.0)]
+    assert "n" in {point.panel for point in scaling.scale_points([*grid, *other])}
     tied = [
         one
         for one in grid
