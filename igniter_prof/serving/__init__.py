@@ -106,7 +106,7 @@ def device_for(spec: str, options: ServeOptions) -> Device:
     if options.runtime == "docker":
         from igniter_prof.serving import docker
 
-        return docker.device_of(spec)
+        return docker.device_of(spec, options)
     return resolve_device(spec)
 
 

@@ -16,7 +16,7 @@ pytestmark = needs_docker
 
 
 @pytest.fixture
-def plan(on_engine: PrivateEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def plan(on_engine: PrivateEngine, tmp_path: Path) -> Path:
     tenants = tuple(
         PlanTenant(workload=name, model="mlp", batch_size=2, share_pct=50, rate_rps=20, slo_ms=5000)
         for name in ("one", "two")

@@ -23,7 +23,7 @@ from igniter_prof.records import HttpServer, Status, Usage
 from igniter_prof.serving import cgroup, logs, marks
 from igniter_prof.serving.cgroup import Group
 from igniter_prof.serving.contract import TenantFailure
-from igniter_prof.serving.docker.engine import Engine, asking, gone
+from igniter_prof.serving.docker.engine import Engine, Lifeline, asking, gone
 from igniter_prof.serving.docker.oom import OomWatch
 from igniter_prof.serving.docker.spec import HTTP_PORT, Recipe
 from igniter_prof.serving.docker.stats import usage_of
@@ -38,6 +38,7 @@ MOMENT_S = 0.3
 """After a death the engine is given that long to go away too, before the tenant is blamed."""
 LOG_LINES = 500
 REMOVED = "removed"
+ENGINE_SAYS = "by the word of the engine (no counter could be read) the kernel killed it"
 _OOM_AT_START = "OOM-killed"
 _LOADED = re.compile(
     r"^I(\d{4} \d\d:\d\d:\d\d\.\d+) .*\"?(loading: |successfully loaded )", re.MULTILINE
@@ -73,6 +74,8 @@ class Container:
     models: tuple[str, ...] = ()
     """Triton's models in it."""
     http: HttpServer | None = None
+    lifeline: Lifeline | None = None
+    """Where the engine tells of memory that ran out."""
     phases: Phases = field(default_factory=Phases)
     pid: int | None = None
     """Of its first process, as this host numbers it; None with an engine elsewhere."""
@@ -238,6 +241,8 @@ class Container:
             return self._out_of_memory("the kernel killed it")
         if self.alive():
             return None
+        if self.group is None and self.lifeline and self.lifeline.ran_out_of_memory(self.id):
+            return self._out_of_memory(ENGINE_SAYS)
         if self.pid is None:
             if time.monotonic() - self._asked_s < ASK_EVERY_S:
                 return None
@@ -248,9 +253,7 @@ class Container:
         if self._kills():
             return self._out_of_memory("the kernel killed it")
         if state.get("OOMKilled"):
-            return self._out_of_memory(
-                "by the word of the engine (no counter could be read) the kernel killed it"
-            )
+            return self._out_of_memory(ENGINE_SAYS)
         # an engine that shuts down takes its containers with it: theirs is no end of their own
         time.sleep(MOMENT_S)
         with asking(self.engine, f"when {self.name} ended"):

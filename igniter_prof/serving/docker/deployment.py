@@ -66,7 +66,7 @@ class DockerDeployment:
         self._options = options
         self.mechanism: Mechanism | None = None
         # what is only looked at (a launched plan) is never closed, and has no thread
-        self._lifeline = Lifeline(engine) if watched else None
+        self._lifeline = Lifeline(engine, f"{spec.MARK_LABEL}={mark.name}") if watched else None
         self._triton: Image | None = None
 
     @property
@@ -341,6 +341,7 @@ class DockerDeployment:
             log=self.mark.folder / f"{recipe.indices[0]}.log",
             models=tuple(tenants[index].model for index in recipe.indices),
             http=self._options.http.get(model),
+            lifeline=self._lifeline,
         )
         found.phases.create_s = seconds
         return found
@@ -377,7 +378,7 @@ class DockerDeployment:
             interface=self._bridge() if self.engine.local else None,
             threads=self._threads(each, rendered),
             model_hash=None if rendered is None else rendered.model_hash,
-            config_hash=None if rendered is None else rendered.config_hash,
+            config_hash=rendered.config_hash if rendered else server.digest() if server else None,
             ready_s=phases.ready_s,
             cold_start=ColdStart(
                 pull_s=image.pull_s,
@@ -439,10 +440,8 @@ def deploy_docker(
 def check(tenants: Sequence[Tenant], device: Device, options: ServeOptions) -> None:
     """Raise BadInput where these tenants cannot be served as containers on that device."""
     check_tenants(tenants, device, options.server, options)
+    naming.check_options(options)
     used = {tenant.model for tenant in tenants}
-    naming.check_http({model: each for model, each in options.http.items() if model in used})
-    if options.image is not None:
-        naming.check_image(options.image)
     if options.server == "shared" and used & set(options.http):
         raise BadInput(
             "a shared server holds models of Triton only",
@@ -491,7 +490,8 @@ def prepare(
 
 def _user(wanted: str) -> str:
     """The user of an image if it is not root, else nobody."""
-    root = not wanted or wanted.split(":")[0] in ("0", "root")
+    name = wanted.partition(":")[0]
+    root = name in ("", "root") or (name.isdigit() and int(name) == 0)
     return f"{spec.NOBODY}:{spec.NOBODY}" if root else wanted
 
 

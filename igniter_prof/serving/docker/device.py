@@ -5,20 +5,24 @@ from __future__ import annotations
 from igniter_prof.config.devices import format_cores, parse_cores, resolve_device
 from igniter_prof.errors import BadInput
 from igniter_prof.records import Device
+from igniter_prof.serving.contract import ServeOptions
+from igniter_prof.serving.docker import naming
 from igniter_prof.serving.docker.engine import Engine, connect
 from igniter_prof.units import BYTES_PER_MIB
 
 
-def device_of(spec: str) -> Device:
+def device_of(spec: str, options: ServeOptions) -> Device:
     """The device that a user names, on the host of the engine.
 
     With an engine on this host it is as with the local runtime. Elsewhere it is ``cpu`` or
     ``cpu:<cores>``, with or without ``@host``, as the engine describes it.
 
     Raises:
-        BadInput: it is no device, or names cores that are not there.
+        BadInput: it is no device, names cores that are not there, or the options name what no
+            sweep may.
         MissingCapability: no engine answers.
     """
+    naming.check_options(options)  # before a folder is made for the profile
     engine = connect()
     try:
         return resolve_device(spec) if engine.local else _elsewhere(spec, engine)

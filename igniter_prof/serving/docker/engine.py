@@ -205,17 +205,20 @@ class Lifeline:
     """Notices at once that an engine goes away: the stream of its events ends.
 
     An engine that is stopped closes its connections before it stops its containers, so that their
-    deaths are not mistaken for something of their own.
+    deaths are not mistaken for something of their own. The events listened to are those of memory
+    that ran out in containers with some label.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, label: str) -> None:
+        self._out_of_memory: set[str] = set()
         self._client = open_client(engine.address)
         self._lost = threading.Event()
         self._closing = False
         try:
             with asking(engine, "its events cannot be listened to"):
-                # an event that never comes: only the end of the stream is of interest
-                self._stream = self._client.events(filters={"label": "igprof.lifeline=none"})
+                self._stream = self._client.events(
+                    filters={"label": label, "event": "oom"}, decode=True
+                )
         except BaseException:
             self._client.close()
             raise
@@ -227,10 +230,14 @@ class Lifeline:
         """Whether the engine went away since."""
         return self._lost.is_set()
 
+    def ran_out_of_memory(self, container: str) -> bool:
+        """Whether the engine has said so of a container, by its id."""
+        return container in self._out_of_memory
+
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # however the stream ends, it has ended
-            for _ in self._stream:
-                pass
+            for event in self._stream:
+                self._out_of_memory.add(str(event.get("id")))
         if not self._closing:
             self._lost.set()
 

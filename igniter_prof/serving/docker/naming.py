@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from igniter_prof.errors import BadInput
 from igniter_prof.records import HttpServer
+from igniter_prof.serving.contract import ServeOptions
 
 _IMAGE = re.compile(
     r"(?:sha256:[0-9a-f]{64}"
@@ -62,9 +62,11 @@ def wants_threads(http: HttpServer) -> bool:
     return any(_THREADS in value for value in http.environment.values())
 
 
-def check_http(servers: Mapping[str, HttpServer]) -> None:
-    """Raise BadInput unless all servers that are no Triton can be started as containers."""
-    for model, server in servers.items():
+def check_options(options: ServeOptions) -> None:
+    """Raise BadInput unless what is named can be started as containers."""
+    if options.image is not None:
+        check_image(options.image)
+    for model, server in options.http.items():
         if server.image is None:
             raise BadInput(
                 "the docker runtime needs the image of its server",

@@ -123,7 +123,8 @@ def creation(
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "read_only": True,
-        "tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,size={TMPFS_MIB}m,mode=1777"},
+        # exec: Triton unpacks the Python environment that a model may bring along
+        "tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,size={TMPFS_MIB}m,mode=1777"},
         "pids_limit": PIDS_LIMIT,
         "mounts": mounts,
         "network_mode": "bridge",
