@@ -49,15 +49,15 @@ class Exchange:
             await self._answer_ourselves(refused)
             return
         try:
-            await self._attempt(fresh=False)
+            await self._attempt(again=False)
         except _Stale:
-            with contextlib.suppress(_Stale):
-                await self._attempt(fresh=True)
+            await self._attempt(again=True)
 
-    async def _attempt(self, *, fresh: bool) -> None:
+    async def _attempt(self, *, again: bool) -> None:
+        """One attempt; again: on a new connection, with a request that was read to its end."""
         client, row = self._client, self._row
         try:
-            server = await self._pool.take(fresh=fresh)
+            server = await self._pool.take(fresh=again)
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             await self._answer_ourselves(Refusal(502, f"the server takes no connection: {reason}"))
@@ -73,12 +73,12 @@ class Exchange:
             return
         client.on_end = client_left
         server.mark()
-        upload = asyncio.create_task(self._upload(server))
+        upload = asyncio.create_task(self._upload(server, again))
         try:
             await self._download(server, upload)
             if not upload.done():
                 await asyncio.wait([upload], timeout=LINGER_S)
-        except (h11.RemoteProtocolError, ConnectionResetError) as error:
+        except (h11.ProtocolError, ConnectionResetError) as error:
             server.abort()
             await self._server_failed(server, error)
         finally:
@@ -88,7 +88,7 @@ class Exchange:
                 await upload
             self._pool.give_back(server)
 
-    async def _upload(self, server: Wire) -> None:
+    async def _upload(self, server: Wire, again: bool) -> None:
         """The request, from the client to the server. Never raises but when cancelled."""
         request, row = self._request, self._row
         try:
@@ -100,7 +100,8 @@ class Exchange:
                 )
             )
             while True:
-                event = await self._client.next_event()
+                # what is sent again has no body, and its end was read before
+                event = h11.EndOfMessage() if again else await self._client.next_event()
                 if type(event) is h11.Data:
                     row.request_bytes += len(event.data)
                     server.send(h11.Data(data=event.data))

@@ -340,15 +340,17 @@ def test_a_kept_connection_that_the_server_closes_costs_a_get_nothing() -> None:
             connection.sendall(answer)
 
     with (
-        raw_server(closes_at_the_second, _answers(OK)) as port,
+        raw_server(closes_at_the_second, _answers(OK, OK)) as port,
         proxied(port) as proxy,
         proxy.connect() as client,
     ):
-        for _ in range(2):
+        for _ in range(3):
             client.sendall(GET)
-            assert _read_until(client, b"ok").endswith(b"ok")
-        proxy.row(2)
-        assert [row.error for row in proxy.rows] == ["", ""]
+            answer = _read_until(client, b"ok")
+            assert answer.endswith(b"ok")
+            assert b"close" not in answer
+        proxy.row(3)
+        assert [row.error for row in proxy.rows] == ["", "", ""]
 
 
 def test_a_kept_connection_that_the_server_closes_fails_a_post() -> None:
