@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from igniter_prof.reporting import drawing
-from igniter_prof.reporting.blocks import Plot, plural
+from igniter_prof.reporting.blocks import Plot, number, plural
 from igniter_prof.reporting.scaling import OF, PowerOf, ScalePoint, Size
 
 if TYPE_CHECKING:
@@ -194,11 +194,11 @@ def _over_scale(
             values += [edge for p in panel for edge in (p.low_ms or 0, p.high_ms or 0)]
         drawing.scale_positive(axes, "y", values)
         ticks = [p.x for p in (*panel, *lost)]
-        drawing.fixed_ticks(axes, ticks, log_base=_log_base(ticks), gap=0.09)
-        for number, (size, own) in enumerate(_lines(lost)):
+        drawing.fixed_ticks(axes, ticks, log_base=_log_base(ticks), gap=_gap(ticks))
+        for place, (size, own) in enumerate(_lines(lost)):
             (cross,) = axes.plot(
                 [p.x for p in own],
-                [0.03 + 0.05 * number] * len(own),
+                [0.03 + 0.05 * place] * len(own),
                 color=drawn.style[size][0],
                 marker="x",
                 markeredgewidth=2,
@@ -227,6 +227,11 @@ def _bars(points: Sequence[ScalePoint]) -> list[list[float]]:
     below = [max(0.0, (p.latency_ms or 0) - (p.low_ms or 0)) for p in points]
     above = [max(0.0, (p.high_ms or 0) - (p.latency_ms or 0)) for p in points]
     return [below, above]
+
+
+def _gap(ticks: Sequence[float]) -> float:
+    """How far two ticks must be apart, as a part of the axis, for their labels not to touch."""
+    return max(0.09, 0.031 * max(len(number(tick)) for tick in ticks))
 
 
 def _log_base(ticks: Sequence[float]) -> float | None:
