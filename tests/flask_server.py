@@ -29,6 +29,7 @@ class Segmentation:
         self.sizes: list[list[int]] = []
         self.connections: list[str | None] = []
         self.clients: set[tuple[str, int]] = set()
+        self.secrets: list[str | None] = []
         self.address = ""
         self.broken = False
 
@@ -37,6 +38,7 @@ class Segmentation:
 
         @app.get("/health")
         def health() -> tuple[str, int]:
+            self.secrets.append(request.headers.get("Authorization"))
             return "ok", 200
 
         @app.post("/predict")
@@ -44,6 +46,7 @@ class Segmentation:
             document = request.get_json()
             image = np.asarray(document["tensor"], np.float32)
             self.shapes.add(image.shape)
+            self.secrets.append(request.headers.get("Authorization"))
             self.sizes.append(document["orig_size"])
             self.connections.append(request.headers.get("Connection"))
             self.clients.add((request.remote_addr or "", request.environ["REMOTE_PORT"]))

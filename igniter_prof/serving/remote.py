@@ -6,6 +6,7 @@ A Triton, or any HTTP model server that the sweep describes (``models[].http``).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -159,7 +160,9 @@ def _other_server(
                 hint="check the address",
             )
     else:
-        _expect_ready(address, tls, options, server.ready_path)
+        # the headers are secrets for the server that the user named
+        asking = options if server.address is None else dataclasses.replace(options, headers=())
+        _expect_ready(address, tls, asking, server.ready_path)
     return Endpoint(
         tenant=tenant,
         model_name=tenant.model,

@@ -146,7 +146,7 @@ def measure(
             protocol=spoken,
             call=payloads.call,
             bodies=payloads.bodies,
-            headers=(*payloads.headers, *deployment.headers),
+            headers=(*payloads.headers, *_secrets(deployment, index)),
             load=loads[index],
             seed=seed + index,
             timeout_s=stopping.request_timeout_s,
@@ -202,6 +202,15 @@ def _payloads(
         source=source,
         protocol=protocol,
     )
+
+
+def _secrets(deployment: Deployment, index: int) -> tuple[tuple[str, str], ...]:
+    """The headers that a tenant's server may see.
+
+    They were given for the server that the user named; one that a sweep names besides gets none.
+    """
+    server = deployment.endpoints[index].http
+    return () if server is not None and server.address is not None else deployment.headers
 
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -203,6 +204,34 @@ def test_a_server_of_its_own_address_beside_the_triton(flask: Segmentation) -> N
                 triton.address,
                 flask.address,
             ]
+
+
+@pytest.mark.parametrize("own_address", [True, False])
+def test_secrets_go_to_the_server_that_the_user_named(
+    flask: Segmentation, own_address: bool
+) -> None:
+    """A sweep from elsewhere must not be able to send a token where it likes."""
+    options = _options(
+        "127.0.0.1:1" if own_address else flask.address,
+        address=flask.address if own_address else None,
+    )
+    options = dataclasses.replace(options, headers=(("Authorization", "Bearer hunter2"),))
+    with (
+        deploy(DEVICE, [Tenant(model="fcn")], options=options) as deployment,
+        generators(1) as clients,
+    ):
+        measure(
+            deployment,
+            clients,
+            loads=[Load()],
+            sources=[InputSource()],
+            protocol="http",
+            stopping=Stopping(**QUICK),
+            cores=(),
+            seed=0,
+        )
+    assert len(flask.secrets) > 10
+    assert set(flask.secrets) == {None if own_address else "Bearer hunter2"}
 
 
 def _igprof(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
