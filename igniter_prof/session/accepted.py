@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
-from pydantic_core import to_json
 
 from igniter_prof.monitors import Seen
-from igniter_prof.records import Measurement, Record, TenantMeasurement
+from igniter_prof.records import Measurement, MonitorReport, Record, TenantMeasurement
 
 OF_TENANTS = ("network", "container", "metrics", "energy", "extra")
 """The fields of TenantMeasurement that are monitors' to give."""
@@ -30,6 +29,9 @@ def checked(seen: Seen, tenants: int) -> Seen:
     Raises:
         ValueError: it says what there is no place for, or cannot be written; says what.
     """
+    if not isinstance(seen, Seen):
+        raise ValueError(f"it gave no Seen but {type(seen).__name__}")
+    MonitorReport(name="", complete=seen.complete, notes=seen.notes)
     if seen.tenants and len(seen.tenants) != tenants:
         raise ValueError(f"it told of {len(seen.tenants)} tenants, the cell has {tenants}")
     for fields in seen.tenants:
@@ -49,6 +51,6 @@ def _check_fields(
     for name, value in fields.items():
         if name not in allowed:
             raise ValueError(f"it gave '{name}'; monitors give {', '.join(allowed)}")
-        kind: Any = record.model_fields[name].annotation
-        TypeAdapter(kind).validate_python(value)
-        to_json(value)  # what a plug-in gives in extra may be of any type
+        kind = TypeAdapter[Any](record.model_fields[name].annotation)
+        # and back: of JSON's values NaN is none, and what is in extra may be of any type
+        kind.validate_json(kind.dump_json(kind.validate_python(value)))

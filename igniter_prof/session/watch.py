@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -40,14 +40,16 @@ class Watch:
         self.traces: dict[str, npt.NDArray[Any]] = {}
 
     def __enter__(self) -> Watch:
-        for spec in self._specs:
-            watcher = _Watcher(spec.partition(":")[0], None)
-            self._watchers.append(watcher)
-            with _noted(watcher):
-                monitor = monitors.make(spec, self._device)
-                if monitor is not None:
-                    watcher.monitor = monitor.__enter__()
-                    self._stack.callback(_leave, watcher)
+        with contextlib.ExitStack() as stack:  # an interrupt leaves those that were entered
+            for spec in self._specs:
+                watcher = _Watcher(spec.partition(":")[0], None)
+                self._watchers.append(watcher)
+                with _noted(watcher):
+                    monitor = monitors.make(spec, self._device)
+                    if monitor is not None:
+                        watcher.monitor = monitor.__enter__()
+                        stack.callback(_leave, watcher)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -92,6 +94,7 @@ class Watch:
             with _noted(watcher):
                 assert watcher.monitor is not None
                 seen = checked(watcher.monitor.seen(counted), len(tenants))
+                _expect_new(seen, self._all_seen(), self.traces)
                 self.traces.update(seen.traces)
                 watcher.seen = seen
 
@@ -140,6 +143,15 @@ def _report(watcher: _Watcher) -> MonitorReport:
     return MonitorReport(
         name=watcher.name, complete=watcher.seen.complete, notes=watcher.seen.notes
     )
+
+
+def _expect_new(seen: Seen, others: Sequence[Seen], traces: Mapping[str, Any]) -> None:
+    """Raise ValueError if a monitor tells what another has told: neither overwrites the other."""
+    told = {name for other in others for part in (other.fields, *other.tenants) for name in part}
+    mine = {name for part in (seen.fields, *seen.tenants) for name in part}
+    twice = sorted((mine & told) - {"extra"}) or sorted(seen.traces.keys() & traces.keys())
+    if twice:
+        raise ValueError(f"another monitor of this cell has told '{twice[0]}' already")
 
 
 def _merged(parts: Any) -> dict[str, Any]:

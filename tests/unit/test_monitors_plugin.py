@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import threading
 import time
@@ -22,9 +23,11 @@ from igniter_prof.records import (
     Cell,
     ContainerUsage,
     Device,
+    HostPower,
     ProfileManifest,
     Stopping,
     Tenant,
+    TenantEnergy,
     TenantMeasurement,
 )
 from igniter_prof.serving import ServeOptions
@@ -239,6 +242,9 @@ def test_an_interrupt_goes_through(at: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert not [one for one in threading.enumerate() if one.name == "igprof-container"]
 
 
+NAN = {"package-0": math.nan}
+
+
 @pytest.mark.parametrize(
     ("says", "why"),
     [
@@ -251,6 +257,14 @@ def test_an_interrupt_goes_through(at: str, monkeypatch: pytest.MonkeyPatch) -> 
         (Seen(traces={"../x": np.zeros(1)}), "'../x'"),
         (Seen(traces={"x": np.array([object()])}), "plain values"),
         (Seen(traces={"x": [1]}), "plain values"),  # type: ignore[dict-item]
+        (Seen(notes=(1,)), "valid string"),  # type: ignore[arg-type]
+        (Seen(complete="so so"), "valid boolean"),  # type: ignore[arg-type]
+        ({"notes": ()}, "no Seen but dict"),
+        (Seen(fields={"host_power": HostPower(energy_j=NAN, power_mean_w={})}), "valid number"),
+        (
+            Seen(tenants=({"energy": TenantEnergy(energy_j=math.nan, method="none")}, {})),
+            "valid number",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -263,6 +277,40 @@ def test_what_cannot_be_stored_is_a_note(
     assert not own.complete
     assert why in own.notes[-1]
     assert fields == {}
+
+
+def test_an_interrupt_leaves_the_monitors_that_were_entered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = Faulty(), Faulty("enter", KeyboardInterrupt())
+    monkeypatch.setattr(monitors, "make", lambda spec, _: first if spec == "first" else second)
+    with pytest.raises(KeyboardInterrupt), Watch(("first", "second"), DEVICE):
+        pass
+    assert first.left
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        Seen(tenants=({"container": ContainerUsage(source="mine", samples=1)},)),
+        Seen(traces={"container_0": np.zeros(1)}),
+    ],
+    ids=["field", "trace"],
+)
+def test_no_monitor_overwrites_what_another_told(
+    says: Seen, server: KServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty, real = Faulty(says=says), monitors.make
+    monkeypatch.setattr(
+        monitors, "make", lambda spec, device: faulty if spec == "x" else real(spec, device)
+    )
+    measured = run(server, ("container", "x"), monkeypatch)
+    found = measured.measurement
+    assert found.tenants[0].container is not None
+    assert found.tenants[0].container.source != "mine"
+    assert "at_ns" in (measured.traces["container_0"].dtype.names or ())
+    assert [each.complete for each in found.monitors] == [True, False]
+    assert "another monitor of this cell" in found.monitors[1].notes[-1]
 
 
 def test_a_cell_with_a_monitor_that_fails_is_measured(
