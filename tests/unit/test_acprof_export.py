@@ -195,3 +195,22 @@ def test_the_verb(tmp_path: Path) -> None:
     assert "left out: 1 requests after the counted window" in done.stderr
     done = CliRunner().invoke(igprof, [*arguments, "--requests", str(tmp_path / "r")])
     assert isinstance(done.exception, BadInput)
+
+
+def test_names_from_elsewhere_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    header = acprof_files.CHRONOS_HEADER
+    row = "m,1,off,,2,1,5,1,0,0,0.5,2,nan,nan,nan,ok,"
+    data.write_text(f"{header.replace('context_length', '../../../up')}\n{row}\n")
+    (tmp_path / "other.csv").write_text(f"{header}\n{row.replace(',0.5,2', ',0.6,2')}\n")
+    import_acprof([data, tmp_path / "other.csv"], tmp_path / "p")
+    report = json.loads((tmp_path / "p" / "import.json").read_text())
+    report["static_only"] = [
+        {"model_name": "x/..", "weight_bytes": 1},
+        {"model_name": 7, "weight_bytes": 1},
+    ]
+    (tmp_path / "p" / "import.json").write_text(json.dumps(report))
+    done = export_acprof(tmp_path / "p", tmp_path / "a" / "b" / "out")
+    out = (tmp_path / "a" / "b" / "out").resolve()
+    assert sorted(path.name for path in done.written) == ["cpu.csv", "cpu_2.csv"]
+    assert all(out in path.resolve().parents for path in done.written)

@@ -247,7 +247,7 @@ def test_damaged_coefficients_are_refused(coefficients: Coefficients, tmp_path: 
     ("measurements", "what"),
     [
         ([], "no model of the profile can be fitted"),
-        (measure(grid()[:1]), "one configuration is no fit"),
+        (measure(grid()[:3]), "3 configurations are too few to fit"),
     ],
 )
 def test_too_little_is_told(measurements: list[Measurement], what: str) -> None:
@@ -296,3 +296,48 @@ def test_fit_and_predict_by_the_verbs(tmp_path: Path) -> None:
     assert "cells.csv, line 2: the model 'text-model' was not profiled with the GPU" in str(
         done.exception
     )
+
+
+def test_a_sweep_over_cores_alone_is_fitted() -> None:
+    tenants = [Tenant(model="m", cpu_cores=c, gpu=False) for c in (0.5, 1.0, 2.0, 4.0, 8.0)]
+    measurements = [measured([t], [10 / (t.cpu_cores or 1)], device=DEVICE) for t in tenants]
+    coefficients = fitted(measurements, holdout=0.0)
+    assert coefficients.report is not None
+    assert coefficients.report.holdout.cells == 0
+    asked = Tenant(model="m", cpu_cores=3.0, gpu=False)
+    ((answer,),) = cell_predictor(coefficients).predict([[asked]])
+    assert answer.latency_ms == pytest.approx(10 / 3, rel=0.01)
+
+
+def test_two_by_two_are_enough_for_a_power_law() -> None:
+    tenants = [
+        Tenant(model="m", cpu_cores=c, gpu=False, input_size=s) for c in (1, 2) for s in (10, 20)
+    ]
+    measurements = [
+        measured([t], [(t.input_size or 0) / (t.cpu_cores or 1)], device=DEVICE) for t in tenants
+    ]
+    coefficients = fitted(measurements)
+    asked = Tenant(model="m", cpu_cores=1.5, gpu=False, input_size=15)
+    ((answer,),) = cell_predictor(coefficients).predict([[asked]])
+    assert answer.latency_ms == pytest.approx(10, rel=0.01)
+    assert "too few configurations for a hold-out" in coefficients.extra["notes"][0]
+
+
+def test_what_the_model_does_not_know_is_left_out_and_told() -> None:
+    tenants = grid(gpus=[False])
+    other = [
+        measured([Tenant(model="m", instances=2)], [1.0], device=DEVICE),
+        measured([Tenant(model="m", share_pct=30)], [1.0], device=DEVICE),
+        measured([tenants[0], tenants[1]], [1.0, 1.0], device=DEVICE),
+        measured([Tenant(model="m", gpu=False, input_size=3)], [1.0], device=DEVICE),
+        measured([Tenant(model="m", gpu=False, cpu_cores=1)], [1.0], device=DEVICE),
+    ]
+    (task,), notes = tasks_of([*measure(tenants), *other], DEVICE, latency_of)
+    assert len(task) == len(tenants)
+    assert sorted(notes) == [
+        "1 cells left out: this model knows no instances",
+        "1 cells left out: this model knows no neighbours",
+        "1 cells left out: this model knows no shares of a GPU",
+        "m: 1 cells left out: others have an input size",
+        "m: 1 cells left out: without cpu_cores, others have it",
+    ]

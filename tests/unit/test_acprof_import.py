@@ -154,6 +154,10 @@ def _row(changes: dict[str, str]) -> str:
         ({"latency_s": "-0.1"}, "latency_s", "a latency of -0.1 s"),
         ({"latency_s": "fast"}, "latency_s", "could not convert"),
         ({"latency_s": "inf"}, "latency_s", "not finite"),
+        ({"latency_s": "1e300"}, "latency_s", "too large to be true"),
+        ({"latency_s": "1e9"}, "latency_s", "a latency of 1e+09 s"),
+        ({"timestamp_ms": "1e15"}, "timestamp_ms", "no instant"),
+        ({"energy_j": "1e308"}, "energy_j", "too large to be true"),
         ({"gpu_mode": "maybe"}, "gpu_mode", "neither on nor off"),
         ({"cpu_cores": "0"}, "cpu_cores", "a cap of 0"),
         ({"batch_size": "1.5"}, "batch_size", "no whole number"),
@@ -230,6 +234,9 @@ def test_blank_values_of_the_wide_form_are_refused(tmp_path: Path) -> None:
         ("x.csv", "Pixels,CPU1,CPU1\n1,2,3\n", "two columns"),
         ("x.json", "{", "not valid JSON"),
         ("x.json", '{"a": {"download volume": "much"}}', "download volume"),
+        ("x.json", '{"..": {"download volume": "1 MB"}}', "no name of a model"),
+        ("x.csv", "model_name,model_weight_bytes\nx/..,1\n", "no name of a model"),
+        ("x.csv", "Pixels,CPU1.2.3\n1,2\n", "none of AC-Prof's tables"),
     ],
 )
 def test_files_of_another_kind_are_refused(

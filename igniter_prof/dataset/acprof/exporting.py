@@ -189,7 +189,7 @@ def _write_long(folder: Path, mode: str, points: Sequence[_Point], done: Exporte
         repeats[key] += len(rows)
         tables.setdefault(column, []).extend({**fixed, **row} for row in rows)
         others.setdefault(column, {}).update(dict.fromkeys(other))
-    for number, (column, table) in enumerate(sorted(tables.items())):
+    for number, (column, table) in enumerate(sorted(tables.items()), 1):
         if not table:
             continue
         wanted = [*_BEFORE, "batch_size", *([column] if column else []), *others[column], *_AFTER]
@@ -199,7 +199,7 @@ def _write_long(folder: Path, mode: str, points: Sequence[_Point], done: Exporte
             if name in _ALWAYS | {column} or any(row.get(name) is not None for row in table)
         ]
         text = [{name: _text(name, row.get(name)) for name in columns} for row in table]
-        suffix = "" if number == 0 else f"_{column}"
+        suffix = "" if number == 1 else f"_{number}"  # a column's name may be no file's
         done.written.append(folder / f"{mode}{suffix}.csv")
         write_csv(done.written[-1], text, columns)
 
@@ -364,10 +364,8 @@ def _write_static(store: ProfileStore, out: Path, points: Sequence[_Point], done
                 "model_weight_bytes": tenant.weight_bytes,
                 "docker_image_bytes": tenant.image.disk_bytes if tenant.image else None,
             }
-    report = store.path / REPORT
-    if report.is_file():
-        for one in read_json(report).get("static_only", ()):
-            _take_static(one, tables, volumes)
+    for one in _static_only(store.path / REPORT):
+        _take_static(one, tables, volumes)
     for name, row in sorted(tables.items()):
         done.written.append(_folder(out / formats.short_name(name)) / "static_meta.csv")
         write_csv(done.written[-1], [row], STATIC_COLUMNS)
@@ -378,14 +376,24 @@ def _write_static(store: ProfileStore, out: Path, points: Sequence[_Point], done
             file.write(json.dumps(document, indent=2).encode() + b"\n")
 
 
+def _static_only(report: Path) -> list[Mapping[str, Any]]:
+    """What the import kept of models that nobody measured; none where there was no import."""
+    document = read_json(report) if report.is_file() else None
+    entries = document.get("static_only") if isinstance(document, dict) else None
+    return [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+
+
 def _take_static(
     one: Mapping[str, Any], tables: dict[str, dict[str, Any]], volumes: dict[str, int]
 ) -> None:
+    name = one.get("model_name")
+    if not isinstance(name, str) or not formats.is_model_name(formats.short_name(name)):
+        return  # edited since the import: it must not lead out of the folder
     if (size := one.get("download_bytes")) is not None:
-        volumes[one["model_name"]] = size
+        volumes[name] = size
         return
-    tables[one["model_name"]] = {
-        "model_name": one["model_name"],
+    tables[name] = {
+        "model_name": name,
         "model_download_url": one.get("download_url"),
         "gpu": one.get("gpu_name"),
         "model_weight_bytes": one.get("weight_bytes"),

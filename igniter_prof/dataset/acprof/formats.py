@@ -8,8 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from igniter_prof.records import ModelName
+
 SOURCE: Final = "import:acprof"
 """Source, runtime and device of an imported profile."""
+
+LONGEST_S: Final = 1e7
+"""A longer latency is no latency."""
+
+LAST_MS: Final = 9_000_000_000_000
+"""A later instant is none: in nanoseconds it would be no 64-bit integer."""
 
 UNKNOWN: Final = "not known"
 
@@ -68,10 +78,13 @@ _LONG = frozenset(
         *NUMBERS,
     }
 )
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _CONTAINER = re.compile(
-    r"(?=.)(?P<gpu>GPU)?(?:\+?CPU(?P<cpu>[\d.]+))?(?:\+?Mem(?P<memory>[\d.]+))?"
+    rf"(?=.)(?P<gpu>GPU)?(?:\+?CPU(?P<cpu>{_NUMBER}))?(?:\+?Mem(?P<memory>{_NUMBER}))?"
 )
-_VOLUME = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)i?B", re.IGNORECASE)
+_VOLUME = re.compile(r"(?P<number>\d{1,12}(?:\.\d+)?)\s*(?P<unit>[KMGT]?)i?B", re.IGNORECASE)
+_MODEL_NAME: Final[TypeAdapter[str]] = TypeAdapter(ModelName)
+_LARGEST: Final = 1e15
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 Kind = Literal["long", "wide", "static", "tutorial"]
@@ -213,7 +226,18 @@ def number(text: str) -> float | None:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"'{text}' is not finite")
+    if abs(value) > _LARGEST:
+        raise ValueError(f"'{text}' is too large to be true")
     return value
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may be called so: names become folders, and come from elsewhere."""
+    try:
+        _MODEL_NAME.validate_python(name)
+    except ValidationError:
+        return False
+    return True
 
 
 def positive(value: float | None) -> bool:

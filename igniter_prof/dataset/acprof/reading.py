@@ -75,7 +75,9 @@ def _read_static_json(path: Path, content: Content) -> None:
     for name, entry in document.items():
         text = entry.get("download volume") if isinstance(entry, dict) else None
         size = formats.volume_bytes(text) if isinstance(text, str) else None
-        if size is None:
+        if not formats.is_model_name(formats.short_name(name)):
+            content.refuse(str(path), None, name, "is no name of a model")
+        elif size is None:
             content.refuse(str(path), None, name, "has no 'download volume' such as '113.81 MB'")
         else:
             content.statics.append(Static(str(path), None, name.strip(), download_bytes=size))
@@ -120,8 +122,8 @@ def _read_static(file: str, line: int, fields: Mapping[str, str], content: Conte
     except ValueError as error:
         content.refuse(file, line, None, str(error))
         return
-    if not fields["model_name"]:
-        content.refuse(file, line, "model_name", "is empty")
+    if not formats.is_model_name(formats.short_name(fields["model_name"])):
+        content.refuse(file, line, "model_name", "is no name of a model")
         return
     content.statics.append(
         Static(
@@ -161,8 +163,7 @@ def _read_wide(file: str, line: int, fields: Mapping[str, str], content: Content
     for name, container in containers.items():
         try:
             latency = formats.number(fields[name])
-            if not formats.positive(latency):
-                raise ValueError("no latency" if latency is None else f"a latency of {latency:g} s")
+            _require_latency(latency)
         except ValueError as error:
             content.refuse(file, line, name, str(error))
             continue
@@ -198,8 +199,8 @@ def _read_long(file: str, line: int, fields: Mapping[str, str], content: Content
             raise ValueError(f"'{mode}' is neither on nor off")
         status, error = get("status", "ok").lower() or "ok", fields.get("error", "")
         latency = formats.number(get("latency_s"))
-        if status == "ok" and not formats.positive(latency):
-            raise ValueError("no latency" if latency is None else f"a latency of {latency:g} s")
+        if status == "ok":
+            _require_latency(latency)
         size_name = formats.size_column(list(fields))
         size = formats.number(get(size_name)) if size_name else None
         if size is not None and size <= 0:
@@ -209,7 +210,7 @@ def _read_long(file: str, line: int, fields: Mapping[str, str], content: Content
             line,
             _required(get("model_name")),
             _GPU_MODES[mode],
-            latency if formats.positive(latency) else None,
+            latency if _is_latency(latency) else None,
             cpu_cores=_cap(get("cpu_cores")),
             memory_gb=_cap(get("mem_cap_gb")),
             batch_size=_whole(get("batch_size", "1") or "1", least=1),
@@ -217,7 +218,7 @@ def _read_long(file: str, line: int, fields: Mapping[str, str], content: Content
             size=size,
             repeat=_whole(get("repeat_idx", "0") or "0"),
             warmup=_whole(get("warmup", "0") or "0"),
-            timestamp_ms=_whole(text) if (text := get("timestamp_ms")) else None,
+            timestamp_ms=_instant(get("timestamp_ms")),
             gpu_name=fields.get("gpu_name") or None,
             status=status,
             error=error,
@@ -232,6 +233,22 @@ def _read_long(file: str, line: int, fields: Mapping[str, str], content: Content
         content.refuse(file, line, column, str(error_))
         return
     content.rows.append(row)
+
+
+def _is_latency(latency_s: float | None) -> bool:
+    return latency_s is not None and 0 < latency_s <= formats.LONGEST_S
+
+
+def _require_latency(latency_s: float | None) -> None:
+    if not _is_latency(latency_s):
+        raise ValueError("no latency" if latency_s is None else f"a latency of {latency_s:g} s")
+
+
+def _instant(text: str) -> int | None:
+    value = formats.number(text)
+    if value is not None and not 0 < value <= formats.LAST_MS:
+        raise ValueError(f"'{text}' is no instant")
+    return None if value is None else int(value)
 
 
 def _required(text: str) -> str:

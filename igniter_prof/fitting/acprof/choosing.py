@@ -85,17 +85,18 @@ def choose(task: Task, seed: int) -> Choice:
     """The candidate with the least cross-validated error; of nearly equal ones the simplest.
 
     Raises:
-        BadInput: fewer than two configurations.
+        BadInput: fewer configurations than a form needs.
     """
-    if len(task) < 2:
+    forms = forms_of(task.x, task.axes)
+    if not forms:
         raise BadInput(
-            f"{task.label}: one configuration is no fit", hint="profile more sizes of container"
+            f"{task.label}: {len(task)} configurations are too few to fit",
+            hint="profile more sizes of container or input",
         )
     folds = _folds(task, seed)
     tested = folds >= 0
     scores: dict[str, float] = {}
     errors: dict[str, FloatArray] = {}
-    forms = forms_of(task.x, task.axes)
     for form in forms:
         log_error = np.zeros(len(task))
         for number in np.unique(folds[tested]):

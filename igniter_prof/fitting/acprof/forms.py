@@ -45,6 +45,10 @@ NAMES: Final = (
 """From the simplest on: of equals the first is chosen."""
 
 MOST_KNOTS: Final = 8
+_LEAST_POINTS: Final = 4
+_OF_CORES: Final = ("amdahl",)
+_OF_BOTH: Final = ("overhead", "general", "curves", "cut-curves")
+"""Without two axes they are one of the others."""
 _CURVES: Final = ("curves", "cut-curves")
 _FALLING: Final = ("cpu_cores", "memory_mib")
 _TINY: Final = 1e-30
@@ -85,7 +89,8 @@ class Form:
             found["log_b"] = anything
             if self.name in ("offset", "general", "saturating"):
                 found["log_a"] = anything
-            if self.name in ("overhead", "amdahl", "general", "saturating"):
+            both = {"size", "cpu_cores"} <= set(self.axes)
+            if both and self.name in ("overhead", "amdahl", "general", "saturating"):
                 found["log_d"] = anything
             if "cpu_cores" in self.axes:
                 found |= {"f": (0.0, 1.0)} if self.name == "amdahl" else {"q": (0.0, 3.0)}
@@ -214,15 +219,19 @@ class Form:
 def forms_of(x: Point, axes: tuple[str, ...]) -> list[Form]:
     """The candidates for points that vary along some axes, the simplest first.
 
-    Without two cores or sizes several forms are the same; of those there is the first.
+    Those that have fewer parameters than there are points; none for fewer than four points.
     """
     levels = {axis: tuple(np.unique(x[axis]).tolist()) for axis in axes}
     n = len(next(iter(x.values())))
+    if n < _LEAST_POINTS:
+        return []
     found: dict[tuple[str, ...], Form] = {}
     for name in NAMES:
         if name in ("saturating", "cut-curves") and len(levels.get("size", ())) < 4:
             continue
-        if name == "amdahl" and len(levels.get("cpu_cores", ())) < 2:
+        if name in _OF_CORES and "cpu_cores" not in axes:
+            continue
+        if name in _OF_BOTH and not {"size", "cpu_cores"} <= set(axes):
             continue
         knots = levels
         if name in ("piecewise", "levels"):
@@ -230,7 +239,7 @@ def forms_of(x: Point, axes: tuple[str, ...]) -> list[Form]:
         form = Form(name, axes, knots)
         names = form.parameters()
         same = (*names, "free") if name == "levels" and set(axes) & set(_FALLING) else names
-        if len(names) <= max(1, n - 2):
+        if len(names) <= max(_LEAST_POINTS - 1, n - 2):
             found.setdefault(same, form)
     return list(found.values())
 
