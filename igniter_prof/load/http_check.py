@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -125,6 +126,12 @@ def _check_input(name: str, spec: HttpInput, where: str) -> None:
 def _check_body(spec: HttpServer, where: str) -> set[str]:
     """The names of the inputs that the body uses."""
     used = set()
+    try:
+        json.dumps(spec.body, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(
+            f"is no JSON ({error})", where=f"{where}, body", hint="quote dates, .nan and .inf"
+        ) from error
     try:
         for at, reference in references(spec.body):
             used.add(reference.name)

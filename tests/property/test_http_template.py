@@ -8,7 +8,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igniter_prof.errors import BadInput
+from igniter_prof.load import InputSource, check_http, prepare_http
 from igniter_prof.load.template import FORMS, VALUES, Reference, fill, references
+from igniter_prof.records import HttpInput, HttpServer
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,8}", fullmatch=True)
 REFERENCES = st.builds(Reference, NAMES, st.sampled_from([VALUES, *FORMS]))
@@ -54,3 +57,24 @@ def test_an_escaped_text_is_literal(template: Any, text: str) -> None:
     written = ["$${" + text, template]
     assert list(references(written)) == []
     assert fill(written, lambda _: None) == ["${" + text, template]
+
+
+ODD = st.text(alphabet="${}x.png ", max_size=12)
+
+
+@given(_nested(LEAVES | ODD))
+def test_a_body_is_either_taken_or_explained(body: Any) -> None:
+    server = HttpServer(inputs={"x": HttpInput(shape=(1, 4), scaled_axes=(1,))}, body=body)
+    refused = None
+    try:
+        check_http(server, "sweep.yaml")
+    except BadInput as error:
+        refused = error
+    if refused is not None:
+        assert "sweep.yaml, body" in str(refused)
+        return
+    payloads = prepare_http(
+        server, model="m", batch_size=2, input_scale=0.5, source=InputSource(seed=1)
+    )
+    for sent, _ in payloads.bodies:
+        assert b"${x" not in sent or "$${x" in json.dumps(body)

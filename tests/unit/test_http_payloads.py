@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,8 @@ def test_what_is_there_already_can_be_sent_as_it_is() -> None:
         ({"body": {"${image}": 1}}, "body", "a key is no reference"),
         ({"body": {"a": "${image.webp}"}}, "body.a", "unknown form 'webp'"),
         ({"body": {"a": 1}}, "body", "'image' is not in the body"),
+        ({"body": {"a": "${image}", "b": float("nan")}}, "body", "is no JSON"),
+        ({"body": {"a": "${image}", "b": date(2026, 1, 1)}}, "body", "is no JSON"),
         ({"body": "${image.png}"}, "body", "is no image: FP32"),
         ({"inputs": {"image": {"shape": [3], "scaled_axes": [1]}}}, "inputs.image", "among its 1"),
         ({"inputs": {"image": {"shape": [3, 3], "scaled_axes": [1, -1]}}}, "inputs", "twice"),
