@@ -72,7 +72,8 @@ class LocalDeployment:
     def ending(self, index: int) -> tuple[Status, str] | None:
         """How the tenant's server ended and why, or what befell all; None while it is alive."""
         own = self._server(index).ending()
-        if self.mechanism is None or (own is not None and own[0] == "oom"):
+        alone = len(self.servers) == 1
+        if self.mechanism is None or (own is not None and (alone or own[0] == "oom")):
             return own
         # the fault of one client ends its neighbours, and nobody can tell whose it was
         trouble = self.mechanism.trouble(fresh=own is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -395,6 +396,17 @@ def test_the_local_runtime_serves_shares_of_a_gpu(machine: FakeMachine) -> None:
             assert "FAULT" in detail
     assert machine.told("quit")
     assert list(marks.runs().iterdir()) == []
+
+
+def test_a_crash_of_a_tenant_alone_is_its_own(machine: FakeMachine) -> None:
+    with deploy(machine.device, [Tenant(model="mlp", share_pct=40)]) as deployment:
+        process = deployment.servers[0].process  # type: ignore[attr-defined]
+        process.signal(signal.SIGSEGV)
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        machine.behave(status="FAULT")
+        assert (deployment.ending(0) or ("ok", ""))[0] == "crashed"
 
 
 def test_a_server_that_stays_out_of_mps_is_an_error_and_nothing_stays(

@@ -169,8 +169,9 @@ class Mps(Plain):
         They become clients with their first CUDA context, so the question is repeated for a while.
         Those that NVML sees on the GPU must all be clients; at least one must be.
         """
-        if not self._on_gpu[index] or self._watch is None:
+        if not self._on_gpu[index]:
             return
+        assert self._watch is not None, "the mechanism was not entered"
         uuid, where = uuid_of(self.device), f"tenant {self.tenants[index].model}"
         deadline = time.monotonic() + VERIFY_TIMEOUT_S
         while True:

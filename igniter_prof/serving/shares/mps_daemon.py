@@ -182,7 +182,8 @@ def listening() -> Daemon | None:
     """The daemon that clients would find by themselves; None if none answers."""
     named = os.environ.get(PIPES)
     daemon = Daemon(Path(named) if named else USUAL_PIPES, own=False)
-    return daemon if (daemon.pipes / "control").exists() and daemon.answers() else None
+    # a folder that we may not enter has none for us
+    return daemon if os.access(daemon.pipes / "control", os.F_OK) and daemon.answers() else None
 
 
 def existing(uuid: str) -> Daemon | None:
