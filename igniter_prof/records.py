@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,6 +76,18 @@ class Device(Record):
     name: str = Field(description="model name of the CPU or the board")
     cores: tuple[int, ...] = Field(default=(), description="CPU cores of the device, kind cpu")
     memory_mib: float | None = None
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The other host that it is on (``cpu:0-3@host``, ``remote:address``); None: this one."""
+        kind, _, rest = self.id.partition(":")
+        address = rest if kind == "remote" else self.id.partition("@")[2]
+        try:
+            host = urlsplit(f"//{address.rpartition('://')[2]}").hostname or ""
+        except ValueError:  # no address at all: who connects to it says so
+            host = address
+        here = host in ("", "localhost", "::1") or host.startswith("127.")
+        return None if here else host
 
 
 class Load(Record):

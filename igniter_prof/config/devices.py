@@ -70,9 +70,7 @@ def client_cores(
     They are those that are not the device's where there are any, else all that are usable. The
     cores of a device elsewhere (``cpu:0-3@host``) are none of this machine's.
     """
-    host = device.id.partition("@")[2]
-    elsewhere = bool(host) and host != "localhost" and not host.startswith("127.")
-    return spare_cores(() if elsewhere else device.cores, usable)
+    return spare_cores(() if device.elsewhere else device.cores, usable)
 
 
 def spare_cores(

@@ -43,11 +43,17 @@ def rapl(device: Device, argument: str | None) -> RaplMonitor:
     """The monitor of the host's processors.
 
     Raises:
-        MissingCapability: there are no counters here, or they may not be read.
+        MissingCapability: there are no counters here, they may not be read, or the device is on
+            another host.
         BadInput: it takes no argument.
     """
     if argument is not None:
         raise BadInput("the monitor 'rapl' takes no argument", where=f"'rapl:{argument}'")
+    if device.elsewhere:
+        raise MissingCapability(
+            f"the processors of {device.elsewhere} cannot be read from here",
+            hint="run igprof on that host",
+        )
     return RaplMonitor(domains())
 
 

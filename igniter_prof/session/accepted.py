@@ -51,6 +51,7 @@ def _check_fields(
     for name, value in fields.items():
         if name not in allowed:
             raise ValueError(f"it gave '{name}'; monitors give {', '.join(allowed)}")
-        kind = TypeAdapter[Any](record.model_fields[name].annotation)
+        annotation: Any = record.model_fields[name].annotation
+        kind: TypeAdapter[Any] = TypeAdapter(annotation)
         # and back: of JSON's values NaN is none, and what is in extra may be of any type
         kind.validate_json(kind.dump_json(kind.validate_python(value)))

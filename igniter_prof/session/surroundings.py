@@ -18,31 +18,40 @@ from igniter_prof.serving import (
 
 REST_BUSY = 0.15
 """A machine whose device's cores are busy for less than this part of the time is at rest."""
+OF_THE_HOST = ("os", "kernel", "cpu_model", "cpu_count")
+"""Conditions that are those of the device's host."""
 
 
 def conditions_of(
     deployment: Deployment | None, device: Device, runtime: str = "local"
 ) -> Conditions:
-    """The conditions under which a deployment (None: it could not start) runs on this host."""
+    """The conditions under which a deployment runs; None: it could not start, or was not tried."""
     cores, apart = client_cores(device)
     served = server_conditions(deployment) if deployment is not None else {"runtime": runtime}
-    # an engine elsewhere knows its own host better
+    # an engine elsewhere knows its own host better; nobody was asked where nothing was started
     known = {**host_conditions(), **served}
+    # (an engine at localhost may be in a virtual machine)
+    if deployment is None and (device.elsewhere or "@" in device.id):
+        known = {name: value for name, value in known.items() if name not in OF_THE_HOST}
     return Conditions(client_cores=cores, client_apart=apart, **known)
 
 
 def come_to_rest(device: Device, limit_s: float) -> str | None:
-    """Wait until the device's cores are nearly idle, at most ``limit_s``; says how it ended."""
+    """Wait until the device's cores are nearly idle, at most ``limit_s``; says how it ended.
+
+    Of a device on another host nothing is seen: then it is this host, the client's, that rests.
+    """
     if limit_s <= 0:
         return None
+    cores, whose = ((), "client ") if device.elsewhere else (device.cores, "")
     began = time.monotonic()
     while True:
-        busy = _busy(device.cores, 0.1)
+        busy = _busy(cores, 0.1)
         waited_s = time.monotonic() - began
         if busy < REST_BUSY:
-            return f"at rest after {waited_s:.1f} s"
+            return f"{whose}at rest after {waited_s:.1f} s"
         if waited_s >= limit_s:
-            return f"not at rest after {waited_s:.1f} s: cores {busy:.0%} busy"
+            return f"{whose}not at rest after {waited_s:.1f} s: cores {busy:.0%} busy"
 
 
 def _busy(cores: tuple[int, ...], over_s: float) -> float:

@@ -152,3 +152,21 @@ def test_the_cpus_name_is_the_kernels_and_may_lack(tmp_path: Path) -> None:
     path.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
     assert cpu_model(path) is None
     assert cpu_model(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("cpu:0-3", None),
+        ("cuda:GPU-1", None),
+        ("cpu:0-3@10.0.0.5", "10.0.0.5"),
+        ("cpu:0@localhost", None),
+        ("remote:triton.example:8000", "triton.example"),
+        ("remote:https://triton.example", "triton.example"),
+        ("remote:127.0.0.1:8000", None),
+        ("remote:[::1]:8000", None),
+        ("remote:[fd00::1", "[fd00::1"),
+    ],
+)
+def test_a_device_elsewhere_names_its_host(name: str, host: str | None) -> None:
+    assert Device(id=name, kind="cpu", name="any").elsewhere == host

@@ -9,6 +9,7 @@ import pytest
 
 from igniter_prof.errors import BadInput, MissingCapability
 from igniter_prof.monitors import Counted, Scene
+from igniter_prof.monitors import rapl as rapl_module
 from igniter_prof.monitors.rapl import Domain, RaplMonitor, domains, host_power, rapl
 from igniter_prof.records import Device
 
@@ -70,6 +71,17 @@ def test_counters_that_may_not_be_read_come_with_the_fix(
     with pytest.raises(MissingCapability) as caught:
         domains(tmp_path)
     assert caught.value.hint == f"sudo chmod a+r {tmp_path}/*/energy_uj"
+
+
+@pytest.mark.parametrize("device", ["cpu:0-3@10.0.0.5", "remote:https://triton.example:8000"])
+def test_another_hosts_processors_are_not_this_ones(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _zone(tmp_path, "intel-rapl:0", "package-0")
+    monkeypatch.setattr(rapl_module, "domains", lambda: domains(tmp_path))
+    assert isinstance(rapl(CPU, None), RaplMonitor)
+    with pytest.raises(MissingCapability, match="cannot be read from here"):
+        rapl(Device(id=device, kind="cpu", name="not known"), None)
 
 
 def test_it_takes_no_argument() -> None:

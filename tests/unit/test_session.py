@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from igniter_prof.dataset.conditions import disagreements
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.load import InputSource, generators
 from igniter_prof.monitors import TritonApi
@@ -26,10 +28,11 @@ from igniter_prof.records import (
     Usage,
 )
 from igniter_prof.serving import ServeOptions, TenantFailure
-from igniter_prof.session import CellContext, Window, measure, run_cell
+from igniter_prof.session import CellContext, Window, come_to_rest, measure, run_cell, surroundings
 from igniter_prof.session import cell as cell_module
 from igniter_prof.session.cell import cold_start
 from igniter_prof.session.measuring import _phased, usage_between
+from igniter_prof.session.surroundings import conditions_of
 from igniter_prof.statistics import latencies_ms, summarise
 from tests.kserve import FakeDeployment, KServe, kserve
 
@@ -275,6 +278,31 @@ def test_a_tenant_that_cannot_start_is_a_result(monkeypatch: pytest.MonkeyPatch)
     assert [tenant.status for tenant in measurement.tenants] == ["oom", "invalid"]
     assert measurement.tenants[0].latency is None
     assert [len(part) for part in rows] == [0, 0]
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5", "localhost"])
+def test_what_did_not_start_elsewhere_says_nothing_of_this_host(host: str) -> None:
+    there = Device(id=f"cpu:0-7@{host}", kind="cpu", name="x86_64 of there", cores=tuple(range(8)))
+    found = conditions_of(None, there, "docker")
+    assert found.runtime == "docker"
+    assert (found.os, found.kernel, found.cpu_model, found.cpu_count) == (None,) * 4
+    # it may stand beside a cell of which the engine there told
+    assert disagreements([found, found.model_copy(update={"cpu_count": 8})]) == {}
+    assert conditions_of(None, DEVICE).cpu_count == os.cpu_count()
+
+
+def test_a_device_elsewhere_is_not_seen_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def busy(cores: tuple[int, ...], over_s: float) -> float:
+        asked.append(cores)
+        return 0.0
+
+    monkeypatch.setattr(surroundings, "_busy", busy)
+    there = DEVICE.model_copy(update={"id": "cpu:0@10.0.0.5"})
+    assert (come_to_rest(there, 1.0) or "").startswith("client at rest")
+    assert (come_to_rest(DEVICE, 1.0) or "").startswith("at rest")
+    assert asked == [(), (0,)]
 
 
 def _request_rows(latencies_ms: list[float]) -> Any:
