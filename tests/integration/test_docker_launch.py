@@ -42,6 +42,8 @@ def test_a_launched_plan_runs_on_until_it_is_stopped(on_engine: PrivateEngine, p
         found = json.loads(result.read_text())
         assert [each["status"] for each in found["workloads"]] == ["ok", "ok"]
         assert found["conditions"]["runtime"] == "docker"
+        assert found["conditions"]["image"].startswith("sha256:")
+        assert found["conditions"]["triton"] == "2.51.0"
         assert len(on_engine.containers()) == 2
         on_engine.docker("kill", on_engine.containers()[0])
         told = igprof("status", plan, "--json").stdout

@@ -8,8 +8,8 @@ from igniter_prof.errors import BadInput
 from igniter_prof.records import Device, HttpServer
 from igniter_prof.serving import ServeOptions, marks
 from igniter_prof.serving.docker import naming, spec
-from igniter_prof.serving.docker.deployment import _user
 from igniter_prof.serving.docker.images import _parts
+from igniter_prof.serving.docker.recipes import user_of
 from igniter_prof.serving.docker.spec import Recipe, creation, triton_command
 from igniter_prof.serving.shares import SHARE_PERIOD_US, Caps, Grant
 
@@ -170,9 +170,9 @@ def test_a_server_without_an_image_cannot_be_a_container() -> None:
 
 def test_no_image_is_run_as_root() -> None:
     for root in ("", "0", "0:0", "00", "root", "root:users"):
-        assert _user(root) == "65534:65534", root
-    assert _user("1000:1000") == "1000:1000"
-    assert _user("triton-server") == "triton-server"
+        assert user_of(root) == "65534:65534", root
+    assert user_of("1000:1000") == "1000:1000"
+    assert user_of("triton-server") == "triton-server"
 
 
 def test_an_image_is_pulled_by_one_tag() -> None:

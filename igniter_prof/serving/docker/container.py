@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import docker.errors
 import requests
 
-from igniter_prof import probe
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.records import HttpServer, Status, Usage
 from igniter_prof.serving import cgroup, logs, marks
@@ -25,11 +21,10 @@ from igniter_prof.serving.cgroup import Group
 from igniter_prof.serving.contract import TenantFailure
 from igniter_prof.serving.docker.engine import Engine, Lifeline, asking, gone
 from igniter_prof.serving.docker.oom import OomWatch
-from igniter_prof.serving.docker.spec import HTTP_PORT, Recipe
+from igniter_prof.serving.docker.spec import Recipe
 from igniter_prof.serving.docker.stats import usage_of
 
 POLL_S = 0.01
-PROBE_TIMEOUT_S = 1.0
 ASK_EVERY_S = 1.0
 """How often an engine elsewhere is asked whether a container still runs."""
 SETTLE_S = 5.0
@@ -40,9 +35,6 @@ LOG_LINES = 500
 REMOVED = "removed"
 ENGINE_SAYS = "by the word of the engine (no counter could be read) the kernel killed it"
 _OOM_AT_START = "OOM-killed"
-_LOADED = re.compile(
-    r"^I(\d{4} \d\d:\d\d:\d\d\.\d+) .*\"?(loading: |successfully loaded )", re.MULTILINE
-)
 
 
 @dataclass
@@ -101,6 +93,7 @@ class Container:
         try:
             self.engine.client.start(self.id)
         except docker.errors.APIError as error:
+            self._expect_engine("while a container was started")
             text = str(error.explanation or error)
             status: Status = "oom" if _OOM_AT_START in text else "crashed"
             raise TenantFailure(self.recipe.indices[0], status, f"did not start: {text}") from error
@@ -133,90 +126,6 @@ class Container:
             if bindings:
                 found[port] = f"{shown}:{bindings[0]['HostPort']}"
         return found
-
-    def await_ready(self, timeout_s: float, stop: threading.Event) -> None:
-        """Wait until its server and all its models are ready; times the phases.
-
-        Args:
-            timeout_s: from now.
-            stop: set when the answer is of no interest any more.
-
-        Raises:
-            TenantFailure: it ended, or was not ready in time.
-            OutsideFailure: the engine went away.
-        """
-        began = time.monotonic()
-        while not stop.is_set():
-            if self.phases.serve_s is None and self._answers():
-                self.phases.serve_s = time.monotonic() - began
-            ready = self.phases.serve_s is not None and self._is_ready()
-            waited_s = time.monotonic() - began
-            if (ending := self.ending()) is not None:
-                raise TenantFailure(self.recipe.indices[0], *ending)
-            if ready:
-                assert self.phases.serve_s is not None
-                self.phases.load_s = waited_s - self.phases.serve_s
-                self._split_by_log()
-                return
-            if waited_s > timeout_s:
-                raise TenantFailure(
-                    self.recipe.indices[0],
-                    "timeout",
-                    f"not ready after {timeout_s:g} s; its log ends with:\n{self.log_tail(5)}",
-                )
-            stop.wait(POLL_S)
-
-    def _answers(self) -> bool:
-        """Whether its server answers at all, whatever."""
-        address = self._http_address()
-        if address is None:
-            return False
-        try:
-            if self.http is not None and self.http.ready_path is None:
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S).close()
-            else:
-                path = "/v2/health/live" if self.http is None else str(self.http.ready_path)
-                probe.get(address, path, timeout_s=PROBE_TIMEOUT_S)
-        except (probe.Unreachable, OSError):
-            return False
-        return True
-
-    def _is_ready(self) -> bool:
-        address = self._http_address()
-        assert address is not None
-        if self.http is None:
-            paths = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in self.models)]
-        elif self.http.ready_path is None:
-            return True
-        else:
-            paths = [self.http.ready_path]
-        try:
-            for path in paths:
-                status, _ = probe.get(address, path, timeout_s=PROBE_TIMEOUT_S)
-                if not 200 <= status < 300:
-                    return False
-        except probe.Unreachable:
-            return False
-        return True
-
-    def _http_address(self) -> str | None:
-        return self.addresses.get(HTTP_PORT if self.http is None else self.http.port)
-
-    def _split_by_log(self) -> None:
-        """Triton answers only when its models are loaded: its log tells how long that took."""
-        if self.http is not None or self.phases.serve_s is None or self.phases.load_s is None:
-            return
-        stamps = [
-            datetime.strptime(f"2000{text}", "%Y%m%d %H:%M:%S.%f")
-            for text, _ in _LOADED.findall(self._read_log())
-        ]
-        if len(stamps) < 2:
-            return
-        loading_s = (max(stamps) - min(stamps)).total_seconds()
-        if 0 < loading_s < self.phases.serve_s:
-            self.phases.serve_s -= loading_s
-            self.phases.load_s += loading_s
 
     def alive(self) -> bool:
         """Whether its first process runs (local engine); cheap."""
@@ -254,11 +163,14 @@ class Container:
             return self._out_of_memory("the kernel killed it")
         if state.get("OOMKilled"):
             return self._out_of_memory(ENGINE_SAYS)
-        # an engine that shuts down takes its containers with it: theirs is no end of their own
-        time.sleep(MOMENT_S)
-        with asking(self.engine, f"when {self.name} ended"):
-            self.engine.client.ping()
+        self._expect_engine(f"when {self.name} ended")
         return "crashed", self._crash(state)
+
+    def _expect_engine(self, when: str) -> None:
+        """Raise OutsideFailure if the engine goes too: then it is no end of the container's own."""
+        time.sleep(MOMENT_S)
+        with asking(self.engine, when):
+            self.engine.client.ping()
 
     def _kills(self) -> int:
         """OOM kills by the counter; nobody watched it before we were there (a launched one)."""
@@ -342,7 +254,8 @@ class Container:
             raise gone(self.engine, f"while it was asked for {self.name}") from error
         return found
 
-    def _read_log(self) -> str:
+    def read_log(self) -> str:
+        """The end of its log; empty if there is none, or the engine does not answer."""
         try:
             raw: bytes = self.engine.client.logs(self.id, tail=LOG_LINES)
         except (docker.errors.DockerException, requests.RequestException, OSError):
@@ -350,7 +263,7 @@ class Container:
         return raw.decode(errors="replace")
 
     def _save_log(self) -> None:
-        text = self._read_log()
+        text = self.read_log()
         if text:
             with contextlib.suppress(OSError):
                 self.log.write_text(text)

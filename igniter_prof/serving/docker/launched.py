@@ -12,8 +12,9 @@ from igniter_prof.serving import cgroup, marks
 from igniter_prof.serving.contract import Progress, ServeOptions
 from igniter_prof.serving.docker import remains
 from igniter_prof.serving.docker.container import Container
-from igniter_prof.serving.docker.deployment import DockerDeployment, check, prepare
+from igniter_prof.serving.docker.deployment import DockerDeployment
 from igniter_prof.serving.docker.engine import Address, Engine, connect, find
+from igniter_prof.serving.docker.runtime import check, prepare
 from igniter_prof.serving.docker.spec import Recipe
 from igniter_prof.serving.launched import LaunchedContainer, LaunchedState, Resumed, shares_of
 from igniter_prof.serving.local import uninterrupted
