@@ -34,7 +34,7 @@ from igniter_prof.config.devices import client_cores, resolve_device
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.files import atomic_write
 from igniter_prof.load import InputSource, generators
-from igniter_prof.monitors import Counted, Scene
+from igniter_prof.monitors import Counted, Scene, Seen
 from igniter_prof.monitors.power import POWER_DTYPE, TraceInfo
 from igniter_prof.monitors.power.recording import Recording, write_recording
 from igniter_prof.records import Device, Load, Stopping, Tenant
@@ -132,6 +132,7 @@ class Turns(threading.Thread):
     def stretch(self, spec: str | None, others: set[int]) -> Stretch:
         """One stretch of time, with a monitor or without any."""
         monitor = None if spec is None else monitors.make(spec, self.scene.device)
+        seen = Seen(complete=False)
         with monitor or contextlib.nullcontext():
             if monitor is not None:
                 monitor.attach(self.scene)
@@ -142,7 +143,10 @@ class Turns(threading.Thread):
             end_ns = time.monotonic_ns()
             if monitor is None:
                 return Stretch(start_ns, end_ns, used[0])
-            seen = monitor.seen(Counted(start_ns, end_ns, (1,)))
+            try:
+                seen = monitor.seen(Counted(start_ns, end_ns, (1,)))
+            except Exception as error:  # its cost was measured all the same
+                note(f"{spec}: {error}")
             look_s = (time.monotonic_ns() - end_ns) / NS_PER_S
         return Stretch(start_ns, end_ns, used[0], look_s, seen.complete, seen.notes)
 
