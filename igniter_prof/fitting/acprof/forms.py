@@ -21,8 +21,10 @@ of ``curves`` the logarithm is interpolated over that of the cores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -70,6 +72,10 @@ class Form:
 
     def parameters(self) -> tuple[str, ...]:
         """Names of its parameters, in the order of the optimiser's vector."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         return tuple(self._bounded())
 
     def bounds(self) -> tuple[FloatArray, FloatArray]:
@@ -84,7 +90,7 @@ class Form:
         anything = (-np.inf, np.inf)
         for cores in self.knots.get("cpu_cores", (1.0,)) if self.name in _CURVES else ():
             found |= {f"log_b_{cores:.12g}": anything}
-            found |= {f"log_a_{cores:.12g}": anything} if "size" in self.axes else {}
+            found |= {f"log_a_{cores:.12g}": anything}
         if self.name not in _CURVES:
             found["log_b"] = anything
             if self.name in ("offset", "general", "saturating"):
@@ -165,7 +171,8 @@ class Form:
 
     def _curves(self, value: Mapping[str, float], x: Point, n: int) -> FloatArray:
         cores = self.knots.get("cpu_cores", (1.0,))
-        lines = np.stack([self._curve(value, x, n, f"{one:.12g}") for one in cores])
+        size = self._size(value, x, n)
+        lines = np.stack([self._curve(value, size, f"{one:.12g}") for one in cores])
         if len(cores) == 1:
             return np.asarray(lines[0])
         at = np.interp(np.log(x["cpu_cores"]), np.log(cores), np.arange(len(cores)))
@@ -173,12 +180,9 @@ class Form:
         part, row = at - below, np.arange(len(at))
         return np.asarray(lines[below, row] * (1 - part) + lines[below + 1, row] * part)
 
-    def _curve(self, value: Mapping[str, float], x: Point, n: int, cores: str) -> FloatArray:
-        """Logarithm of the cost with one number of cores, (n,)."""
-        log_b = value[f"log_b_{cores}"]
-        if "size" not in self.axes:
-            return np.full(n, log_b)
-        cost = _exp(log_b) * self._size(value, x, n) + _exp(value[f"log_a_{cores}"])
+    def _curve(self, value: Mapping[str, float], size: FloatArray, cores: str) -> FloatArray:
+        """Logarithm of the cost with one number of cores, for the inputs' part ``S`` (n,)."""
+        cost = _exp(value[f"log_b_{cores}"]) * size + _exp(value[f"log_a_{cores}"])
         return np.asarray(np.log(np.maximum(cost, _TINY)))
 
     def _piecewise(self, value: Mapping[str, float], x: Point) -> FloatArray:
@@ -253,4 +257,4 @@ def _some(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _exp(value: float) -> float:
-    return float(np.exp(np.clip(value, -80.0, 80.0)))
+    return math.exp(min(max(value, -80.0), 80.0))

@@ -216,7 +216,7 @@ def _form(
     task: TaskDocument, coefficients: Coefficients, path: Path | None = None
 ) -> tuple[Form, FloatArray]:
     where = None if path is None else str(path)
-    if task.form not in NAMES or not set(task.axes) <= set(AXES) & set(task.knots):
+    if task.form not in NAMES or not set(task.axes) == set(task.knots) <= set(AXES):
         raise BadInput(f"'{task.form}' is no form of this igprof", where=where, hint=_AGAIN)
     if not set(task.axes) <= set(task.region) <= set(AXES):
         raise BadInput("a region does not fit its form", where=where, hint=_AGAIN)
