@@ -319,9 +319,8 @@ def _splits(sweep: Sweep, size: int) -> list[tuple[float, ...]]:
 def _fits(sweep: Sweep, tenants: tuple[Tenant, ...]) -> bool:
     shares = tuple(tenant.share_pct for tenant in tenants)
     given = tuple(share for share in shares if share is not None)
-    if len(given) < len(shares):
-        return True
-    if sweep.colocate_shares is not None:
+    # in a split every tenant has its place: it says nothing of those with a core cap instead
+    if sweep.colocate_shares is not None and given and len(given) == len(shares):
         return given in _splits(sweep, len(tenants))
     return sum(given) <= FULL_SHARE_PCT + ROUNDING
 

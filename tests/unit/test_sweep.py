@@ -100,6 +100,18 @@ def test_repeats_are_cells_of_their_own() -> None:
     assert len({cell.cell_id for cell in found}) == 6
 
 
+def test_shares_beside_core_caps_add_up_to_at_most_100_too() -> None:
+    sweep = _sweep(
+        models=["a", "b", "c"], shares=(40.0, 60.0), cpu_cores=[None, 0.5], colocate="triples"
+    )
+    sums = {
+        sum(tenant.share_pct or 0 for tenant in cell.tenants)
+        for cell in cells(sweep, "cpu:0")
+        if len(cell.tenants) == 3
+    }
+    assert sums == {0.0, 40.0, 60.0, 80.0, 100.0}
+
+
 def test_a_shared_server_has_no_shares() -> None:
     found = cells(_sweep(server="shared", shares=(50.0, 100.0), colocate="pairs"), "cpu:0")
     assert len(found) == 3
