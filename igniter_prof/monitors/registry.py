@@ -66,7 +66,9 @@ def check(specs: Sequence[str], device: Device) -> dict[str, str]:
     for spec in specs:
         try:
             make(spec, device)
-        except MissingCapability as error:  # noqa: PERF203 (a handful)
+        except BadInput:  # noqa: PERF203 (a handful)
+            raise
+        except IgprofError as error:  # it would be a note of each cell, and no end of the sweep
             lacking[spec] = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
     return lacking
 

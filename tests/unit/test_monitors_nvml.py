@@ -325,6 +325,19 @@ def test_the_factory_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> No
     assert "neither power nor energy" in monitors.check(["nvml"], gpu)["nvml"]
 
 
+def test_a_slice_whose_card_is_not_told_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoParent(FakeNvml):
+        def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: Any) -> Any:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+
+    uuid = "MIG-1"
+    library = NoParent(_fresh(H100, slices=(uuid,)))
+    monkeypatch.setattr(nvml_module, "nvml_library", lambda: library)
+    lacking = monitors.check(["nvml"], Device(id=f"cuda:{uuid}", kind="cuda", name="a slice"))
+    assert "no GPU MIG-1" in lacking["nvml"]
+    assert library.initialised == 0
+
+
 def test_without_a_driver_it_says_so() -> None:
     class NoDriver(FakeNvml):
         def nvmlInit(self) -> None:

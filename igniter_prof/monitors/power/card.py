@@ -131,11 +131,11 @@ class Card:
                 device = nvml.nvmlDeviceGetHandleByIndex(int(which))
             else:
                 device = nvml.nvmlDeviceGetHandleByUUID(which)
+            self._board = self._parent(device)
         except nvml.NVMLError as error:
             raise MissingCapability(
                 f"there is no GPU {which} here ({error})", hint="nvidia-smi -L lists them"
             ) from error
-        self._board = self._parent(device)
         capability = self._once("nvmlDeviceGetCudaComputeCapability", self._board)
         field_ids = self._field_ids()
         self._readers = self._made_readers(device, field_ids)
