@@ -37,25 +37,14 @@ class TritonApi:
 
     def statistics(self) -> dict[str, Any]:
         """Cumulative statistics of the model (all versions summed). Raises OutsideFailure."""
-        answer = self._get(f"{self._path()}/stats")
-        stats: list[dict[str, Any]] = answer["model_stats"]
-        return {
-            "inferences": sum(int(entry.get("inference_count", 0)) for entry in stats),
-            "executions": sum(int(entry.get("execution_count", 0)) for entry in stats),
-            **{
-                part: {
-                    "count": sum(
-                        int(entry.get("inference_stats", {}).get(part, {}).get("count", 0))
-                        for entry in stats
-                    ),
-                    "ns": sum(
-                        int(entry.get("inference_stats", {}).get(part, {}).get("ns", 0))
-                        for entry in stats
-                    ),
-                }
-                for part in ("queue", "compute_input", "compute_infer", "compute_output")
-            },
-        }
+        path = f"{self._path()}/stats"
+        answer = self._get(path)
+        try:
+            return _summed(answer["model_stats"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OutsideFailure(
+                "its statistics are not Triton's", where=f"{self.endpoint.http_address}{path}"
+            ) from error
 
     def _path(self) -> str:
         return f"/v2/models/{quote(self.endpoint.model_name, safe='')}"
@@ -78,6 +67,24 @@ class TritonApi:
             text = body[:300].decode(errors="replace")
             raise OutsideFailure(f"answered {status}: {text}", where=where)
         return probe.document(body)
+
+
+def _summed(stats: list[dict[str, Any]]) -> dict[str, Any]:
+    """The statistics of all versions of a model together."""
+
+    def part_sum(part: str, what: str) -> int:
+        return sum(
+            int(entry.get("inference_stats", {}).get(part, {}).get(what, 0)) for entry in stats
+        )
+
+    return {
+        "inferences": sum(int(entry.get("inference_count", 0)) for entry in stats),
+        "executions": sum(int(entry.get("execution_count", 0)) for entry in stats),
+        **{
+            part: {what: part_sum(part, what) for what in ("count", "ns")}
+            for part in ("queue", "compute_input", "compute_infer", "compute_output")
+        },
+    }
 
 
 def server_times(before: dict[str, Any] | None, after: dict[str, Any] | None) -> ServerTimes | None:

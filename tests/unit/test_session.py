@@ -214,6 +214,16 @@ def test_statistics_that_are_not_told_cost_only_themselves(
     assert seen.server_times is None
 
 
+@pytest.mark.parametrize("answer", [{}, {"model_stats": None}, {"model_stats": ["x"]}])
+def test_statistics_that_are_not_tritons_are_none(
+    answer: Any, two: tuple[KServe, KServe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TritonApi, "_get", lambda self, path: answer)
+    api = TritonApi(FakeDeployment(two[:1], [Tenant(model="a")]).endpoints[0])
+    with pytest.raises(OutsideFailure, match="not Triton's"):
+        api.statistics()
+
+
 def test_a_server_that_tells_nothing_of_its_model_is_a_result(
     two: tuple[KServe, KServe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
