@@ -296,9 +296,10 @@ class _Display:
         from igniter_prof.units import format_duration, format_ms
 
         self._erase()
-        self.measured += 1
+        tenants = progress.measurement.tenants
+        self.measured += tenants[0].status != "skipped"  # that takes no time
         shown = []
-        for tenant in progress.measurement.tenants:
+        for tenant in tenants:
             if tenant.status != "ok":
                 shown.append(f"{tenant.status} ({tenant.detail})")
             elif tenant.latency is not None:
@@ -308,10 +309,13 @@ class _Display:
                 if tenant.failed_requests:
                     mark += f" ({tenant.failed_requests} requests failed)"
                 shown.append(f"{format_ms(tenant.latency.mean_ms)}{spread}{mark}")
-        left_s = (time.monotonic() - self.began) / self.measured * (progress.total - progress.done)
+        left = ""
+        if self.measured:
+            left_s = (time.monotonic() - self.began) / self.measured * progress.left
+            left = f"; about {format_duration(left_s)} left"
         note(
             f"[{progress.done}/{progress.total}] {progress.measurement.cell.label}:"
-            f" {', '.join(shown)}; about {format_duration(left_s)} left"
+            f" {', '.join(shown)}{left}"
         )
 
 

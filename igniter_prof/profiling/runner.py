@@ -31,6 +31,8 @@ class Progress:
 
     done: int
     total: int
+    left: int
+    """cells that are still to be measured: without those that this host cannot"""
     measurement: Measurement
 
 
@@ -134,7 +136,8 @@ def profile(
             done.add(cell.cell_id)
             measured += 1
             if on_progress is not None:
-                on_progress(Progress(len(done), len(planned), measurement))
+                left = len(planned - done - skips.keys())
+                on_progress(Progress(len(done), len(planned), left, measurement))
         return Outcome(
             cells=len(planned),
             measured=measured,

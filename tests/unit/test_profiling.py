@@ -177,6 +177,20 @@ def test_progress_counts_the_planned_cells_only(tmp_path: Path) -> None:
     assert (outcome.cells, len(outcome.measurements)) == (3, 3)
 
 
+def test_progress_leaves_out_what_is_skipped(tmp_path: Path) -> None:
+    measure = Measure()
+    measure.conditions = conditions_of(None, DEVICE)
+    skips = {cell.cell_id: "too large" for cell in CELLS[1:3]}
+    left: list[int] = []
+    _profile(
+        tmp_path / "p",
+        measure,
+        skips=skips,
+        on_progress=lambda progress: left.append(progress.left),
+    )
+    assert left == [1, 1, 1, 0]
+
+
 def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     measure = Measure()
 
