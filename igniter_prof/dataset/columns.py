@@ -142,6 +142,12 @@ _AFTER = [
             ",".join(each.name + ("" if each.complete else "!") for each in m.monitors) or None
         ),
     ),
+    Column(
+        "cell_extra",
+        str,
+        "of other monitors, of the cell as a whole, by their name",
+        lambda m, k: _plain(m.extra),
+    ),
 ]
 
 
