@@ -23,7 +23,7 @@ OUTCOMES = {
 }
 """How a request ended, and what that is called."""
 
-ROW = struct.Struct("<IHHqqqqQQ")
+ROW = struct.Struct("<IIIqqqqQQ")
 """connection, label, outcome; ns of the first and last byte of request and response; their bytes.
 """
 MAX_LABELS = 4096
@@ -95,6 +95,11 @@ class Ledger:
         """Keep a finished exchange."""
         if exchange.midway and outcome == PAIRED:
             outcome = MIDWAY
+        # behind a gap, segments count from when they were seen, which may be out of order
+        if exchange.request_end_ns != UNSEEN:
+            exchange.request_end_ns = max(exchange.request_end_ns, exchange.first_ns)
+        if exchange.response_end_ns != UNSEEN:
+            exchange.response_end_ns = max(exchange.response_end_ns, exchange.response_ns)
         self.rows += ROW.pack(
             exchange.connection,
             self._number(exchange.server, exchange.label),

@@ -22,7 +22,7 @@ from igniter_prof.capture.exchanges import (
 
 METHODS = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"CONNECT ")
 RESPONSE = b"HTTP/1."
-MAX_HEAD = 256 * 1024
+MAX_HEAD = 64 * 1024
 MAX_LINE = 16 * 1024
 CACHED_HEADS = 512
 
@@ -50,7 +50,9 @@ def parse_head(head: bytes, client: bool) -> Head | None:
     if client:
         if len(words) != 3 or not words[2].startswith(b"HTTP/1"):
             return None
-        label, status = b" ".join(words[:2])[:200], 0
+        # what follows the path may differ each time, and may be a secret
+        target = words[1].partition(b"?")[0]
+        label, status = (words[0] + b" " + target)[:200], 0
     else:
         if len(words) < 2 or not line.startswith(RESPONSE) or not words[1].isdigit():
             return None
@@ -197,7 +199,9 @@ class Reader:
             elif state == _HEAD:
                 if at >= end:
                     return self._cut()
-                at = self._head(bytes(buffer[at:end]), at, offset, time_ns, end < stop)
+                part = min(end, at + MAX_LINE)
+                cut = part == end < stop
+                at = self._head(bytes(buffer[at:part]), at, offset, time_ns, cut)
             elif state in (_CHUNK_SIZE, _TRAILER):
                 if at >= end:
                     return self._cut()

@@ -205,7 +205,7 @@ class FrameReader:
         if not self.lost:
             if self._left > length and self._kind == DATA:
                 self._left -= length
-                self._label = None
+                self._label, self._kept = None, b""
             else:
                 self._lose()
 

@@ -32,8 +32,8 @@ from igniter_prof.errors import MissingCapability, OutsideFailure
 ROW_DTYPE = np.dtype(
     [
         ("connection", "<u4"),
-        ("label", "<u2"),
-        ("outcome", "<u2"),
+        ("label", "<u4"),
+        ("outcome", "<u4"),
         ("request_ns", "<i8"),
         ("request_end_ns", "<i8"),
         ("response_ns", "<i8"),
@@ -91,6 +91,8 @@ class Captured:
     """The wall clock was set meanwhile."""
     cpu_s: float | None = None
     """Of the capturing process."""
+    write_error: str | None = None
+    """Why not all packets are in the file that they were written to."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -214,9 +216,9 @@ class Capture:
                 send(self._channel, json.dumps(job).encode())
                 receive(self._channel)
             self._readings = Readings()
-            watcher = threading.Thread(target=self._watch, daemon=True)
-            watcher.start()
-            stack.callback(watcher.join)
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+            stack.callback(self._watcher.join)
             stack.callback(self._ended.set)
             self._stack = stack.pop_all()
         return self
@@ -237,6 +239,7 @@ class Capture:
         """
         assert self._readings is not None
         self._ended.set()
+        self._watcher.join()
         self._set_idle(False)
         self._channel.settimeout(END_S)
         with self._explained():
@@ -325,6 +328,7 @@ _PLAIN = (
     "unsolicited",
     "not_understood",
     "cpu_s",
+    "write_error",
 )
 
 

@@ -53,6 +53,7 @@ class Dissector:
         self._wanted = tuple(servers)
         self._mtu = mtu
         self._halves: dict[bytes, Half] = {}
+        self._purge_at = PURGE_EVERY
         self._indexes: dict[tuple[bytes, int], int] = {}
 
     def packet(self, buffer: Buffer, at: int, captured: int, wire: int, time_ns: int) -> None:
@@ -148,7 +149,8 @@ class Dissector:
         counters.packets += 1
         if wire > self._mtu:
             counters.merged += 1
-        if self.packets % PURGE_EVERY == 0:
+        if self.packets >= self._purge_at:
+            self._purge_at = self.packets + PURGE_EVERY
             self._purge(time_ns)
         if connection.over:
             return
@@ -157,7 +159,10 @@ class Dissector:
             return
         peer = half.peer
         if flags & ACK and ack != peer.next:
-            peer.acknowledged(ack)
+            if peer.next < 0:
+                peer.next = ack  # so that what is lost from here on is noticed
+            else:
+                peer.acknowledged(ack)
         if length > 0:
             captured = min(max(captured, 0), length)
             if seq == half.next and not half.held:

@@ -7,7 +7,6 @@ the end the rows of the ledger.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -73,12 +72,14 @@ class Worker:
         self._accepted = 0
         self._drops = 0
         self._freezes = 0
+        self._write_error: str | None = None
         self.notes: list[str] = []
 
     def run(self) -> None:
         """Capture until told to stop, then tell what was seen."""
         ring.bind(self._packets, self._job["interface"])
         send(self._channel, b"{}")
+        _step_back(self._job)
         poll = select.poll()
         poll.register(self._packets, select.POLLIN | select.POLLERR)
         poll.register(self._channel, select.POLLIN)
@@ -136,7 +137,7 @@ class Worker:
             self._out.write(_PCAP_RECORD.pack(seconds, nanoseconds, captured, length))
             self._out.write(memory[at : at + captured])
         except OSError as error:
-            self.notes.append(f"packets could not be written: {error.strerror}")
+            self._write_error = error.strerror or str(error)
             self._give = self._dissector.packet
         self._dissector.packet(memory, at, captured, length, time_ns)
 
@@ -144,8 +145,10 @@ class Worker:
         dissector = self._dissector
         dissector.close()
         if self._out is not None:
-            with contextlib.suppress(OSError):  # it was noted when it began
+            try:
                 self._out.close()
+            except OSError as error:
+                self._write_error = self._write_error or error.strerror or str(error)
         ledger = dissector.ledger
         summary = {
             "labels": [[server, label.decode(errors="replace")] for server, label in ledger.labels],
@@ -165,10 +168,19 @@ class Worker:
             "drops": self._drops,
             "freezes": self._freezes,
             "cpu_s": time.process_time(),
+            "write_error": self._write_error,
             "notes": self.notes,
         }
         send(self._channel, json.dumps(summary).encode())
         send(self._channel, bytes(ledger.rows))
+
+
+def _step_back(job: dict[str, Any]) -> None:
+    """Let others run first."""
+    if job["nice"]:
+        os.nice(job["nice"])
+    if job["idle"]:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def main() -> None:
@@ -179,10 +191,6 @@ def main() -> None:
         job = json.loads(receive(channel))
         if job["cores"]:
             os.sched_setaffinity(0, job["cores"])
-        if job["nice"]:
-            os.nice(job["nice"])
-        if job["idle"]:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         Worker(channel, job).run()
     except (EOFError, ConnectionError):
         pass

@@ -11,7 +11,7 @@ import click
 
 from igniter_prof.cli.common import json_option, note, print_json, print_table
 from igniter_prof.cli.options import OutFile, keep_inputs
-from igniter_prof.errors import BadInput
+from igniter_prof.errors import BadInput, OutsideFailure
 
 if TYPE_CHECKING:
     from igniter_prof.capture.live import Captured
@@ -129,4 +129,11 @@ def _capture(
             else:
                 while True:
                     time.sleep(3600)
-        return capture.end()
+        captured = capture.end()
+        if captured.write_error is not None:
+            raise OutsideFailure(
+                f"the packets could not be written: {captured.write_error}",
+                where=str(write),
+                hint="free some space, or leave --write out",
+            )
+        return captured

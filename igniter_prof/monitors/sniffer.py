@@ -144,6 +144,8 @@ class Sniffer:
         if endpoint.tls:
             return _Target(note="its connections are encrypted (TLS): not measurable from packets")
         host, _, port = address.rpartition(":")
+        if not port.isdecimal():
+            return _Target(note=f"its address, {address}, has no port")
         try:
             found = interfaces.resolve(host.strip("[]"))
         except BadInput as error:
@@ -220,14 +222,15 @@ def trace_of(rows: Rows) -> npt.NDArray[np.void]:
 def _asks(endpoint: Endpoint, scene: Scene, grpc: bool) -> Callable[[str], bool]:
     """Which labels are the tenant's inferences, not questions about health or statistics."""
     if endpoint.http is not None:
-        wanted = f"{endpoint.http.method} {endpoint.http.path}"[:200]
+        path = endpoint.http.path.partition("?")[0]
+        wanted = f"{endpoint.http.method} {path}"[:200]
         return lambda label: label == wanted
     name = endpoint.model_name
     if grpc:
         alone = sum(each.grpc_address == endpoint.grpc_address for each in scene.endpoints) == 1
         return lambda label: label == name or (alone and not label)
     begin = f"POST /v2/models/{quote(name)}/"
-    return lambda label: label.startswith(begin) and label.partition("?")[0].endswith("/infer")
+    return lambda label: label.startswith(begin) and label.endswith("/infer")
 
 
 def _rows_of(target: _Target, captured: Captured) -> Rows:

@@ -53,8 +53,8 @@ from igniter_prof.serving import Deployment, ServeOptions, deploy
 from igniter_prof.session import measure
 
 LOOPBACK = socket.inet_aton("127.0.0.1")
-BODY = 150_000
-"""Numbers of 4 bytes in a request to the bare server: 600 KB."""
+BODIES = {"bare 1 KB": 250, "bare 600 KB": 150_000}
+"""Numbers of 4 bytes in a request to the bare server."""
 SWITCH_S, SETTLE_S = 1.0, 0.25
 """A capture stays on or off for that long; what is sent in the first part of it does not count."""
 INFER = "/infer"
@@ -92,6 +92,7 @@ CASES = (
     Case("mlp", "grpc", constant(2000)),
     Case("mobilenet_v2", "http", closed(2)),
     Case("mobilenet_v2", "grpc", closed(2)),
+    Case("bare 1 KB", "http", constant(2000)),
     Case("bare 600 KB", "http", closed(2), tshark_s=0.3),
 )
 
@@ -152,6 +153,7 @@ class Quiet(http.server.ThreadingHTTPServer):
     """Says nothing of clients that leave."""
 
     daemon_threads = True
+    request_queue_size = 512
 
     def handle_error(self, *_: object) -> None:
         pass
@@ -171,9 +173,9 @@ class Bare:
     headers: tuple[tuple[str, str], ...] = ()
     ca_file = None
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, numbers: int) -> None:
         http = HttpServer(
-            path=INFER, inputs={"x": HttpInput(shape=(BODY,))}, body="${x.raw}", port=port
+            path=INFER, inputs={"x": HttpInput(shape=(numbers,))}, body="${x.raw}", port=port
         )
         self.endpoints = (
             Endpoint(
@@ -200,7 +202,7 @@ class Bare:
 @contextlib.contextmanager
 def served(case: Case, device: Device) -> Iterator[Deployment]:
     """The case's server."""
-    if not case.server.startswith("bare"):
+    if case.server not in BODIES:
         with deploy(device, (Tenant(model=case.server),), options=ServeOptions()) as deployment:
             yield deployment
         return
@@ -210,7 +212,7 @@ def served(case: Case, device: Device) -> Iterator[Deployment]:
     )
     process.start()
     try:
-        yield Bare(ours.recv())
+        yield Bare(ours.recv(), BODIES[case.server])
     finally:
         process.kill()
         process.join()

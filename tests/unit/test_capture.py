@@ -39,7 +39,7 @@ from tests.capture_packets import (
     ip_packet,
 )
 
-GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /a?b HTTP/1.1\r\nHost:\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
