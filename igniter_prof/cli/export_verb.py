@@ -85,8 +85,10 @@ def command(source: Path, format: str, out: Path, requests: Path | None, as_json
             where=str(source),
             hint=f"possible: {_formats()}",
         )
-    if requests is not None and (kind != "profile" or format == "acprof"):
-        raise BadInput("--requests is for profiles as csv or parquet only", where=str(source))
+    if requests is not None and kind != "profile":
+        raise BadInput("--requests is for profiles only", where=str(source))
+    if requests is not None and format == "acprof":
+        raise BadInput("acprof has one row a request already", hint="leave --requests out")
     written = exporters[format](source, out, requests)
     if as_json:
         print_json({"written": [str(path) for path in written]})
