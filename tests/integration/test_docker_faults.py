@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from igniter_prof.errors import MissingCapability, OutsideFailure
-from igniter_prof.records import Measurement, Tenant
+from igniter_prof.records import Device, Measurement, Tenant
 from igniter_prof.serving import TenantFailure, deploy, device_for, marks
 from igniter_prof.serving.docker import engine as engines
 from igniter_prof.serving.docker import remains
@@ -248,6 +248,19 @@ def test_without_an_engine_it_says_what_to_do(
     with pytest.raises(MissingCapability, match="no container engine answers") as missing:
         device_for("cpu", options_for())
     assert "DOCKER_HOST" in str(missing.value)
+
+
+def test_an_engine_without_gpus_is_no_tenants_fault(on_engine: PrivateEngine) -> None:
+    if "nvidia" in on_engine.docker("info", "--format", "{{json .Runtimes}}").stdout:
+        pytest.skip("this engine has the runtime for GPUs")
+    device = Device(id="cuda:GPU-00000000-0000-0000-0000-000000000000", kind="cuda", name="none")
+    # one server for all: no driver is asked about shares
+    options = options_for(server="shared")
+    with (
+        pytest.raises(MissingCapability, match="cannot give a container a GPU"),
+        deploy(device, [Tenant(model="mlp")], options=options),
+    ):
+        pass
 
 
 def test_an_image_that_is_not_there_is_not_pulled(on_engine: PrivateEngine) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from igniter_prof.errors import BadInput
+from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.serving import marks
 from igniter_prof.serving.docker import engine, models, remains, stats
 from igniter_prof.serving.docker.engine import Address, Engine
@@ -143,6 +143,18 @@ def test_an_address_is_shown_without_its_password() -> None:
 def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "nonsense://x")
     with pytest.raises(BadInput, match="no address of an engine"):
+        engine.connect()
+
+
+def test_an_engine_that_has_answered_before_has_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = f"unix://{tmp_path}/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", url)
+    with pytest.raises(MissingCapability):  # exit status 3
+        engine.connect()
+    monkeypatch.setattr(engine, "_answered", {url})
+    with pytest.raises(OutsideFailure):  # 4
         engine.connect()
 
 

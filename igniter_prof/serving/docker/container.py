@@ -14,7 +14,7 @@ from typing import Any
 import docker.errors
 import requests
 
-from igniter_prof.errors import OutsideFailure
+from igniter_prof.errors import MissingCapability, OutsideFailure
 from igniter_prof.records import HttpServer, Status, Usage
 from igniter_prof.serving import cgroup, logs, marks
 from igniter_prof.serving.cgroup import Group
@@ -34,6 +34,7 @@ MOMENT_S = 0.3
 LOG_LINES = 500
 REMOVED = "removed"
 ENGINE_SAYS = "by the word of the engine (no counter could be read) the kernel killed it"
+_NO_GPUS = ("could not select device driver", "nvidia-container-cli", "libnvidia-container")
 _OOM_AT_START = "OOM-killed"
 
 
@@ -87,6 +88,7 @@ class Container:
         Raises:
             TenantFailure: it did not start: its program is missing, or it ran out of memory at
                 once.
+            MissingCapability: it was granted a GPU, and the engine cannot give one.
             OutsideFailure: the engine went away.
         """
         began = time.monotonic()
@@ -95,6 +97,13 @@ class Container:
         except docker.errors.APIError as error:
             self._expect_engine("while a container was started")
             text = str(error.explanation or error)
+            if any(part in text for part in _NO_GPUS):
+                raise MissingCapability(
+                    f"the engine cannot give a container a GPU: {text}",
+                    where=self.engine.version,
+                    hint="install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure"
+                    " --runtime=docker && sudo systemctl restart docker",
+                ) from error
             status: Status = "oom" if _OOM_AT_START in text else "crashed"
             raise TenantFailure(self.recipe.indices[0], status, f"did not start: {text}") from error
         except (requests.RequestException, OSError) as error:

@@ -30,6 +30,10 @@ INSTALL_HINT = (
 )
 
 
+_answered: set[str] = set()
+"""Addresses of engines that have answered this process."""
+
+
 @dataclass(frozen=True)
 class Address:
     """Where an engine is."""
@@ -129,6 +133,7 @@ def connect(address: Address | None = None) -> Engine:
     Raises:
         BadInput: its address is none.
         MissingCapability: it does not answer, or is too old.
+        OutsideFailure: it does not answer any more.
     """
     address = address or find()
     client = open_client(address)
@@ -136,11 +141,7 @@ def connect(address: Address | None = None) -> Engine:
         try:
             engine = Engine(address, client, client.info())
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise MissingCapability(
-                f"no container engine answers: {_reason(error)}",
-                where=f"{_shown(address.url)} ({address.source})",
-                hint=_hint(address, error),
-            ) from error
+            raise _unanswered(address, error) from error
         found = tuple(int(part) for part in client.api_version.split("."))
         if found < MIN_API:
             raise MissingCapability(
@@ -151,11 +152,12 @@ def connect(address: Address | None = None) -> Engine:
     except BaseException:
         client.close()
         raise
+    _answered.add(address.url)
     return engine
 
 
 def open_client(address: Address) -> docker.APIClient:
-    """A client of an engine. Raises BadInput for an address that is none, MissingCapability."""
+    """A client of an engine. Raises as ``connect``."""
     try:
         return docker.APIClient(
             base_url=address.url,
@@ -167,16 +169,22 @@ def open_client(address: Address) -> docker.APIClient:
     except docker.errors.TLSParameterError as error:
         raise BadInput(f"the certificates for the engine: {error}") from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        if "Invalid bind address" in str(error) or "Invalid" in str(error).split(":")[0]:
+        if "Invalid bind address" in str(error):
             raise BadInput(
                 f"'{_shown(address.url)}' is no address of an engine ({address.source})",
                 hint="unix:///path, tcp://host:port or ssh://user@host",
             ) from error
-        raise MissingCapability(
-            f"no container engine answers: {_reason(error)}",
-            where=f"{_shown(address.url)} ({address.source})",
-            hint=_hint(address, error),
-        ) from error
+        raise _unanswered(address, error) from error
+
+
+def _unanswered(address: Address, error: BaseException) -> MissingCapability | OutsideFailure:
+    """An engine that was there before has gone; one that never was is missing."""
+    kind = OutsideFailure if address.url in _answered else MissingCapability
+    return kind(
+        f"no container engine answers: {_reason(error)}",
+        where=f"{_shown(address.url)} ({address.source})",
+        hint=_hint(address, error),
+    )
 
 
 @contextlib.contextmanager

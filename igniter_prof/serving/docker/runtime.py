@@ -12,7 +12,7 @@ from igniter_prof.serving import marks
 from igniter_prof.serving.contract import Progress, ServeOptions
 from igniter_prof.serving.docker import naming, remains
 from igniter_prof.serving.docker.deployment import DockerDeployment
-from igniter_prof.serving.docker.engine import Engine, connect
+from igniter_prof.serving.docker.engine import Engine, asking, connect
 from igniter_prof.serving.local import uninterrupted
 from igniter_prof.serving.shares import check_tenants
 
@@ -70,10 +70,9 @@ def prepare(
                 where=device.id,
                 hint="run igprof on that host",
             )
-        networks = engine.client.networks(names=["bridge"]) if engine.local else [{}]
-        if not any(each.get("Name", "bridge") == "bridge" for each in networks):
-            raise MissingCapability("the engine has no network 'bridge'", where=engine.version)
+        _expect_bridge(engine)
         remains.reap(engine)
+        marks.reap()  # of runs that were killed before they had a container
         mark = marks.mint(launched=launched)
         files.make_cached(mark.folder)
         marks.write_state(mark, {"complete": False})
@@ -85,3 +84,15 @@ def prepare(
     except BaseException:
         engine.close()
         raise
+
+
+def _expect_bridge(engine: Engine) -> None:
+    """Raise MissingCapability without the network that containers are put into."""
+    with asking(engine, "its networks cannot be listed"):
+        found = engine.client.networks(names=["bridge"])
+    if not any(each["Name"] == "bridge" for each in found):
+        raise MissingCapability(
+            "the engine has no network 'bridge'",
+            where=engine.version,
+            hint="start dockerd without --bridge=none",
+        )
