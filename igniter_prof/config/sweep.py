@@ -178,7 +178,9 @@ def cells(
     # a core cap takes the share's place, so that several shares may give the same cell
     points = list(dict.fromkeys([*_solo(sweep, device_id), *_colocated(sweep, device_id)]))
     if not points:
-        raise BadInput("the sweep has no cells", hint="no share split fits? see --dry-run")
+        raise BadInput(
+            "the sweep has no cells", hint="one of its lists is empty, or no split of shares fits"
+        )
     drawn = [
         point.model_copy(update={"repeat": repeat})
         for point in points
