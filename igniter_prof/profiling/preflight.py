@@ -8,6 +8,7 @@ from igniter_prof import serving, zoo
 from igniter_prof.errors import BadInput
 from igniter_prof.records import Cell, Device
 from igniter_prof.serving import ServeOptions
+from igniter_prof.serving.remote import parse_address
 
 
 def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> dict[str, str]:
@@ -18,7 +19,7 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> d
 
     Raises:
         BadInput: an unknown runtime or model, shares or caps that the device cannot give, a
-            protocol without an address.
+            protocol without an address, an address that is none.
         MissingCapability: shares of a GPU are asked for, and nothing here gives them.
     """
     serving.check_runtime(options.runtime)
@@ -29,6 +30,9 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> d
                 where=options.address,
                 hint="--grpc-address host:port",
             )
+        for address in (options.address, *(each.address for each in options.http.values())):
+            if address is not None:
+                parse_address(address)  # one with a password is not even to be stored
         return {}
     repository = options.repository
     if repository is not None and not repository.is_dir():

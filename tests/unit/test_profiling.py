@@ -14,7 +14,7 @@ from igniter_prof.dataset import ProfileStore
 from igniter_prof.dataset.checking import check_profile
 from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.profiling import expected_s, preflight, profile
-from igniter_prof.records import Cell, Device, Stopping, Tenant
+from igniter_prof.records import Cell, Device, HttpServer, Stopping, Tenant
 from igniter_prof.serving import ServeOptions
 from igniter_prof.session import CellContext, conditions_of
 from tests.dataset_samples import CONDITIONS, DEVICE, measured, rows
@@ -106,6 +106,20 @@ def test_what_exceeds_the_host_is_known_before_the_sweep() -> None:
     ]
     with pytest.raises(BadInput, match="every cell is more than this host has"):
         preflight(cells[1:], device, ServeOptions())
+
+
+@pytest.mark.parametrize("at", ["sweep", "model"])
+def test_an_address_with_a_password_is_refused_before_it_is_stored(at: str) -> None:
+    address = "http://user:secret@triton:8000"
+    options = ServeOptions(
+        runtime="remote",
+        address=address if at == "sweep" else "triton:8000",
+        http={"a": HttpServer(address=address)} if at == "model" else {},
+    )
+    device = Device(id="remote:triton:8000", kind="cpu", name="not known")
+    with pytest.raises(BadInput, match="credentials go into headers") as caught:
+        preflight([Cell(device=device.id, tenants=(Tenant(model="a"),))], device, options)
+    assert "secret" not in str(caught.value)
 
 
 def test_the_first_interrupt_finishes_the_cell_in_flight(tmp_path: Path) -> None:
