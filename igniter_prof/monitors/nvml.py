@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final
 
-from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
+from igniter_prof.errors import MissingCapability, OutsideFailure
 from igniter_prof.monitors.contract import Counted, Scene, Seen
 from igniter_prof.monitors.power import TraceInfo, analyse
 from igniter_prof.monitors.power.analysis import mean_power_w
 from igniter_prof.monitors.power.buffer import Buffer
 from igniter_prof.monitors.power.card import Card, nvml_library, start
-from igniter_prof.monitors.sampling import Sampler
+from igniter_prof.monitors.sampling import Sampler, rate_of
 from igniter_prof.records import Device
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
@@ -61,7 +61,7 @@ def nvml(device: Device, argument: str | None) -> NvmlMonitor:
         MissingCapability: the device is no GPU, there is no driver, or it tells no power.
         BadInput: the rate is no number from 20 to 200.
     """
-    rate_hz = _rate(argument)
+    rate_hz = rate_of(argument, RATE_HZ, MOST_HZ, "nvml", LEAST_HZ)
     if device.kind != "cuda":
         raise MissingCapability(
             f"the monitor 'nvml' needs a GPU, and the device is {device.id}",
@@ -208,22 +208,6 @@ class NvmlMonitor:
             f"the driver answers slowly ({1000 * self._read_s:.0f} ms a sample): {rate_hz:.0f}"
             f" samples/s, not {self._rate_hz:g}"
         ]
-
-
-def _rate(argument: str | None) -> float:
-    if argument is None:
-        return RATE_HZ
-    try:
-        rate_hz = float(argument)
-    except ValueError:
-        rate_hz = 0.0
-    if not LEAST_HZ <= rate_hz <= MOST_HZ:
-        raise BadInput(
-            f"the monitor 'nvml' takes a rate of {LEAST_HZ:g} to {MOST_HZ:g} samples/s",
-            where=f"'nvml:{argument}'",
-            hint="for instance nvml:50",
-        )
-    return rate_hz
 
 
 if __name__ == "__main__":

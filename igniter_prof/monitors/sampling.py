@@ -65,8 +65,17 @@ class Sampler:
             due_s = max(due_s + self._period_s, time.monotonic())
 
 
-def rate_of(argument: str | None, usual_hz: float, most_hz: float, monitor: str) -> float:
+def rate_of(
+    argument: str | None, usual_hz: float, most_hz: float, monitor: str, least_hz: float = 0.0
+) -> float:
     """A rate in samples per second as a monitor's argument.
+
+    Args:
+        argument: the text after the colon; None: the usual rate.
+        usual_hz: that rate.
+        most_hz: the highest.
+        monitor: its name, for the message.
+        least_hz: the lowest; 0: any above it.
 
     Raises:
         BadInput: it is no number, or out of range.
@@ -77,9 +86,10 @@ def rate_of(argument: str | None, usual_hz: float, most_hz: float, monitor: str)
         rate_hz = float(argument)
     except ValueError:
         rate_hz = 0.0
-    if not 0 < rate_hz <= most_hz:
+    if not 0 < rate_hz <= most_hz or rate_hz < least_hz:
+        span = f"of {least_hz:g} to" if least_hz else "above 0 and up to"
         raise BadInput(
-            f"the monitor '{monitor}' takes a rate above 0 and up to {most_hz:g} samples/s",
+            f"the monitor '{monitor}' takes a rate {span} {most_hz:g} samples/s",
             where=f"'{monitor}:{argument}'",
             hint=f"for instance {monitor}:{usual_hz:g}",
         )
