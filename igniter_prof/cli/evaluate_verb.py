@@ -16,7 +16,7 @@ from igniter_prof.cli.options import (
     keep_inputs,
     local_options,
     on_option,
-    runtime_option,
+    runtime_options,
 )
 from igniter_prof.errors import BrokenPromise
 
@@ -42,7 +42,7 @@ from igniter_prof.errors import BrokenPromise
     help="Of arrivals and random inputs.",
 )
 @on_option
-@runtime_option
+@runtime_options
 @local_options
 @docker_options
 @json_option
@@ -56,6 +56,7 @@ def command(
     on: tuple[str, ...],
     as_json: bool,
     runtime: str,
+    share_mechanism: str | None,
     triton: Path | None,
     repository: Path | None,
     image: str | None,
@@ -87,7 +88,12 @@ def command(
             raise click.UsageError(f"--inputs wants MODEL=FILE with an existing file, got '{text}'")
         sources[model] = InputSource(path=Path(file), seed=seed)
     options = ServeOptions(
-        runtime=runtime, triton=triton, repository=repository, image=image, pull=pull
+        runtime=runtime,
+        triton=triton,
+        repository=repository,
+        image=image,
+        pull=pull,
+        share_mechanism=share_mechanism,
     )
     launched = is_launched(plan)
     if launched:

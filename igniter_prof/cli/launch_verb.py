@@ -12,7 +12,7 @@ from igniter_prof.cli.options import (
     docker_options,
     local_options,
     on_option,
-    runtime_option,
+    runtime_options,
 )
 from igniter_prof.cli.status_verb import print_health
 
@@ -20,7 +20,7 @@ from igniter_prof.cli.status_verb import print_health
 @click.command("launch")
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
 @on_option
-@runtime_option
+@runtime_options
 @local_options
 @docker_options
 @json_option
@@ -29,6 +29,7 @@ def command(
     on: tuple[str, ...],
     as_json: bool,
     runtime: str,
+    share_mechanism: str | None,
     triton: Path | None,
     repository: Path | None,
     image: str | None,
@@ -41,7 +42,12 @@ def command(
 
     plan = read_plan(plan_file)
     options = ServeOptions(
-        runtime=runtime, triton=triton, repository=repository, image=image, pull=pull
+        runtime=runtime,
+        triton=triton,
+        repository=repository,
+        image=image,
+        pull=pull,
+        share_mechanism=share_mechanism,
     )
     launched = launch(
         plan,

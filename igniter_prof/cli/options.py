@@ -105,15 +105,26 @@ def local_options(function: F) -> F:
     )
 
 
-def runtime_option(function: F) -> F:
-    """Add what says where a plan's servers run."""
-    return click.option(
+def share_option(function: F) -> F:
+    """Add ``--share-mechanism``."""
+    option = click.option(
+        "--share-mechanism",
+        metavar="NAME",
+        help="cfs-quota or cpuset on a CPU; mps, mig or time-slicing on a GPU.",
+    )
+    return option(function)
+
+
+def runtime_options(function: F) -> F:
+    """Add what says how a plan's servers run."""
+    runtime = click.option(
         "--runtime",
         type=click.Choice(["local", "docker"]),
         default="local",
         show_default=True,
         help="Processes or containers.",
-    )(function)
+    )
+    return _add(function, [runtime, share_option])
 
 
 def docker_options(function: F) -> F:
@@ -136,6 +147,7 @@ def remote_options(function: F) -> F:
         [
             click.option("--address", help="host:port or URL of a running Triton (remote)."),
             click.option("--grpc-address", help="host:port of its gRPC service (remote)."),
+            click.option("--metrics-address", help="host:port of its metrics (remote)."),
             click.option(
                 "--ca-file",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -23,6 +23,7 @@ from igniter_prof.cli.options import (
     docker_options,
     local_options,
     remote_options,
+    share_option,
 )
 from igniter_prof.errors import INTERRUPTED, Unstable
 
@@ -51,11 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option("--device", help="cpu, cpu:<cores>, or cuda:<index or UUID>.")
 @click.option("--runtime", metavar="NAME", help="local (the default), docker or remote.")
-@click.option(
-    "--share-mechanism",
-    metavar="NAME",
-    help="cfs-quota or cpuset on a CPU; mps, mig or time-slicing on a GPU.",
-)
+@share_option
 @click.option(
     "--monitors",
     metavar="NAME[:ARGUMENT],…",
@@ -105,6 +102,7 @@ def command(
     repository: Path | None,
     address: str | None,
     grpc_address: str | None,
+    metrics_address: str | None,
     ca_file: Path | None,
     headers: tuple[tuple[str, str], ...],
     pull: bool,
@@ -137,6 +135,7 @@ def command(
         repository=Path(sweep.repository) if sweep.repository else None,
         address=sweep.address,
         grpc_address=grpc_address,
+        metrics_address=metrics_address,
         ca_file=ca_file,
         headers=headers,
         image=sweep.image,
