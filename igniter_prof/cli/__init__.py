@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: PTH123, SIM115
     # as an interrupt: contexts close, nothing is left running
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored: so it stays
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         status = igprof.main(arguments, prog_name="igprof", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -63,6 +63,19 @@ def test_a_defect_says_where_its_traceback_is(
     assert "RuntimeError: oh" in stored.read_text()
 
 
+@pytest.mark.parametrize("ignored", [True, False])
+def test_what_nohup_started_outlives_its_terminal(ignored: bool) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from igniter_prof import cli\n"
+        "cli.igprof.main = lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP) or 0\n"
+        f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
+        "cli.main(['doctor'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert ended.returncode == (0 if ignored else 129)
+
+
 def test_an_unknown_verb_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert _status("profil") == 2
     assert "did you mean 'profile'" in capsys.readouterr().err
