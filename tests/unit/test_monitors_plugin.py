@@ -30,7 +30,7 @@ from igniter_prof.records import (
     TenantEnergy,
     TenantMeasurement,
 )
-from igniter_prof.serving import ServeOptions
+from igniter_prof.serving import ServeOptions, TenantFailure
 from igniter_prof.session import CellContext, run_cell
 from igniter_prof.session import cell as cell_module
 from igniter_prof.session.cell import MeasuredCell
@@ -325,6 +325,20 @@ def test_a_cell_with_a_monitor_that_fails_is_measured(
     assert found.tenants[0].status == "ok"
     assert found.tenants[0].container is not None
     assert found.monitors[0].notes == ("RuntimeError: no more",)
+
+
+def test_a_tenant_that_ends_is_no_loss_of_a_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deploy(device: Device, tenants: Any, *, options: ServeOptions) -> Any:
+        raise TenantFailure(0, "oom", "killed by its memory cap")
+
+    monkeypatch.setattr(cell_module, "deploy", deploy)
+    context = CellContext(DEVICE, ServeOptions(), QUICK, monitors=("client", "container"))
+    found = run_cell(Cell(device="cpu:0", tenants=(Tenant(model="m"),)), context).measurement
+    assert found.tenants[0].status == "oom"
+    assert [(each.complete, each.notes) for each in found.monitors] == [
+        (True, ()),
+        (True, ("there was no window",)),
+    ]
 
 
 def test_extras_of_several_monitors_are_laid_side_by_side(
