@@ -33,6 +33,8 @@ METRICS_DTYPE: Final = np.dtype(
 """One row a page of metrics: requests waiting, and answered so far; NaN where it is not told."""
 
 Samples = NDArray[np.void]
+Instants = NDArray[np.int64]
+NO_ANSWERS: Final = np.zeros(0, np.int64)
 
 
 def metrics(device: Device, argument: str | None) -> Monitor:
@@ -105,7 +107,8 @@ class MetricsMonitor:
                 tenants.append({})
                 notes.append(f"tenant {index + 1} is served by no Triton, so it has no metrics")
                 continue
-            told = self._told(end, window)
+            answers = window.requests[index]["done_ns"] if window.requests else NO_ANSWERS
+            told = self._told(end, window, answers)
             tenants.append({} if told.metrics is None else {"metrics": told.metrics})
             if len(told.rows):
                 traces[f"triton_{index}"] = told.rows
@@ -113,7 +116,7 @@ class MetricsMonitor:
             complete = complete and not told.lacks
         return Seen(tenants=tuple(tenants), traces=traces, complete=complete, notes=tuple(notes))
 
-    def _told(self, end: Endpoint, window: Counted) -> _Told:
+    def _told(self, end: Endpoint, window: Counted, answers_ns: Instants) -> _Told:
         """What was told of one endpoint's model, and what lacks."""
         server = self._servers.get(end.metrics_address or "")
         if server is None:
@@ -128,7 +131,7 @@ class MetricsMonitor:
             return _Told((f"what {end.metrics_address} tells are no metrics ({error})",))
         rows = _rows(pages)
         last = next((page for at_ns, page in pages if at_ns >= window.end_ns), [])
-        found = metrics_in(rows, last, window.start_ns, window.end_ns)
+        found = metrics_in(rows, last, window.start_ns, window.end_ns, answers_ns)
         if found is None:
             lacks.append("too few answers to tell of the window")
         return _Told(tuple(lacks), found, rows)
@@ -155,15 +158,23 @@ def of_model(page: str, model: str) -> list[Sample]:
 
 
 def metrics_in(
-    rows: Samples, last: list[Sample], start_ns: int, end_ns: int
+    rows: Samples,
+    last: list[Sample],
+    start_ns: int,
+    end_ns: int,
+    answers_ns: Instants = NO_ANSWERS,
 ) -> TritonMetrics | None:
     """What was told in a window; the counts are interpolated at its edges.
+
+    Between two pages a count is taken to grow with the client's answers, not with time: the load
+    may begin or end between them.
 
     Args:
         rows: (n,) of METRICS_DTYPE, in time order.
         last: the samples of the page that was read first after the window.
         start_ns: beginning of the window, on the rows' clock.
         end_ns: its end.
+        answers_ns: (m,), when the client had its answers, in any order.
 
     Returns:
         None if the pages do not reach around the window.
@@ -173,11 +184,19 @@ def metrics_in(
     inside = rows[(rows["at_ns"] >= start_ns) & (rows["at_ns"] <= end_ns)]
     pending = inside["pending"][np.isfinite(inside["pending"])]
 
+    sorted_ns, span_ns = np.sort(answers_ns), rows["at_ns"][-1] - rows["at_ns"][0]
+
+    def progress(at_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        # by a part of one answer with time, so that it rises where nobody answered
+        past: NDArray[np.float64] = (at_ns - rows["at_ns"][0]) / span_ns
+        return np.searchsorted(sorted_ns, at_ns, side="right") + past
+
     def grown(name: str) -> int | None:
         if not np.isfinite(rows[name]).all():
             return None
-        edges = np.interp([start_ns, end_ns], rows["at_ns"], rows[name])
-        return round(float(edges[1] - edges[0]))
+        edges = np.array([start_ns, end_ns])
+        first, last = np.interp(progress(edges), progress(rows["at_ns"]), rows[name])
+        return round(float(last - first))
 
     return TritonMetrics(
         samples=len(inside),

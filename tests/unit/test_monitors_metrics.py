@@ -123,6 +123,18 @@ def test_counts_are_differences_between_the_edges() -> None:
     }
 
 
+def test_a_load_that_ends_between_two_pages_is_not_spread_over_both() -> None:
+    # 100 answers a second from 0.5 s on until 2.6 s; the window is from 1 s to 2.5 s
+    answers = (np.arange(0.5, 2.6, 0.01) * S).astype(np.int64)
+    pages = [0.0, 0.7, 1.7, 4.0]
+    counts = [np.searchsorted(answers, at * S) for at in pages]
+    series = rows(pages, pending=0, ok=counts, failed=[0, 0, 0, 21])
+    found = metrics_in(series, [], S, 5 * S // 2, answers[::-1])
+    assert found is not None
+    assert found.requests_ok == pytest.approx(150, abs=1)
+    assert found.requests_failed == pytest.approx(21 * 80 / 90, abs=1)
+
+
 def test_what_is_not_told_is_none() -> None:
     found = metrics_in(rows([0, 1]), [], S // 4, S // 2)
     assert found is not None
