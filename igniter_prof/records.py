@@ -116,7 +116,9 @@ class Tenant(Record):
 
     model: ModelName
     batch_size: int = Field(default=1, ge=1, le=1024)
-    share_pct: float | None = Field(default=None, gt=0, le=100, description="None: no own share")
+    share_pct: float | None = Field(
+        default=None, gt=0, le=100, description="share of the device; null: no own share"
+    )
     instances: int = Field(default=1, ge=1, le=64)
     input_scale: float = Field(default=1.0, ge=0.1, le=2.0)
     cpu_cores: float | None = Field(default=None, gt=0, description="CPU cap, in cores")
@@ -303,7 +305,9 @@ class Usage(Record):
     periods: int | None = Field(default=None, description="CPU quota periods that passed")
     throttled_periods: int | None = None
     throttled_s: float | None = None
-    memory_peak_mib: float | None = Field(default=None, description="page cache included")
+    memory_peak_mib: float | None = Field(
+        default=None, description="since its start, page cache included"
+    )
     oom_kills: int | None = None
     memory_mib: float | None = Field(default=None, description="now, page cache included")
     memory_working_mib: float | None = Field(default=None, description="now, without page cache")
@@ -380,8 +384,12 @@ class ContainerUsage(Record):
     cpu_peak_cores: float | None = Field(default=None, description="in the busiest interval")
     interval_s: float | None = Field(default=None, description="typical interval of samples")
     throttled_pct: float | None = Field(default=None, description="of the CPU quota's periods")
-    memory_peak_mib: float | None = Field(default=None, description="page cache included")
-    memory_working_peak_mib: float | None = Field(default=None, description="without page cache")
+    memory_peak_mib: float | None = Field(
+        default=None, description="in the window, page cache included"
+    )
+    memory_working_peak_mib: float | None = Field(
+        default=None, description="in the window, without page cache"
+    )
     read_bytes: int | None = None
     written_bytes: int | None = None
 

@@ -41,7 +41,6 @@ PLAIN_TYPES: tuple[Type, ...] = (bool, int, float)
 MEANINGS = {
     "model": "name of the model",
     "batch_size": "inferences that a request carries (with dynamic batching: at most batched)",
-    "share_pct": "share of the device; null: no own share",
     "instances": "instances of the model in its server",
     "input_scale": "size of the inputs, relative to the model's own",
     "status": "how it ended: ok, oom, crashed, timeout, refused, skipped or invalid",
@@ -68,7 +67,6 @@ MEANINGS = {
     "cpu_s": "CPU time used in the window",
     "throttled_periods": "CPU quota periods in which it was throttled",
     "throttled_s": "time for which it was throttled",
-    "memory_peak_mib": "peak memory since its start",
     "oom_kills": "processes killed for memory",
 }
 """Meanings of fields whose record says no more than their name."""
@@ -186,7 +184,7 @@ def _fields(
             # a percentile's own value needs no name beside the percentile's
             f"{prefix}{name}".replace("_value_ms", "_ms"),
             _type(field.annotation),
-            MEANINGS.get(name) or field.description or name.replace("_", " "),
+            field.description or MEANINGS.get(name) or name.replace("_", " "),
             reader(name),
         )
         for name, field in record.model_fields.items()

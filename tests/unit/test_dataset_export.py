@@ -208,3 +208,11 @@ def test_a_plan_is_exported_to_igniter(tmp_path: Path) -> None:
         "export", tmp_path / "plan.json", "--to", "igniter", "--out", raw, "--requests", raw
     )
     assert "--requests is for profiles only" in str(refused.exception)
+
+
+def test_columns_of_the_same_field_name_have_their_own_meanings() -> None:
+    """A field of one record must not be described as that of another."""
+    meanings = {column.name: column.meaning for column in COLUMNS}
+    assert meanings["usage_memory_peak_mib"] == "since its start, page cache included"
+    assert meanings["container_memory_peak_mib"] == "in the window, page cache included"
+    assert "start" not in meanings["device_memory_peak_mib"]
