@@ -366,15 +366,12 @@ class _Run:
 
     def _open(self) -> int:
         """Begin the counted window now."""
-        self._before = [
-            (
-                self._statistics(index),
-                self._deployment.usage(index),
-                _cpu_s(self._generators[index]),
-            )
-            for index in self._indexes()
-        ]
+        statistics = [self._statistics(index) for index in self._indexes()]
+        # asking for those takes a while, in which CPU time is used that is not the window's
+        usage = [self._deployment.usage(index) for index in self._indexes()]
         self.start_ns = time.monotonic_ns()
+        client_s = [_cpu_s(generator) for generator in self._generators]
+        self._before = list(zip(statistics, usage, client_s, strict=True))
         return self.start_ns
 
     def _watch(

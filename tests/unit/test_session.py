@@ -114,6 +114,22 @@ def test_server_times_and_usage_are_those_of_the_window(two: tuple[KServe, KServ
     assert seen.shapes == {"x": (2, 4)}
 
 
+def test_usage_is_read_next_to_the_window(
+    two: tuple[KServe, KServe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics take a request each: what they take is no part of the window's CPU time."""
+    asked: list[str] = []
+    real = TritonApi.statistics
+    monkeypatch.setattr(
+        TritonApi, "statistics", lambda self: asked.append("statistics") or real(self)
+    )
+    deployment = FakeDeployment(two, [Tenant(model="a"), Tenant(model="b")])
+    usage = deployment.usage
+    monkeypatch.setattr(deployment, "usage", lambda index: asked.append("usage") or usage(index))
+    _measure(deployment, duration_s=0.3)
+    assert asked == [*["statistics"] * 2, *["usage"] * 4, *["statistics"] * 2]
+
+
 def test_a_given_duration_is_kept_whatever_the_precision(two: tuple[KServe, KServe]) -> None:
     deployment = FakeDeployment(two[:1], [Tenant(model="a")])
     window = _measure(
