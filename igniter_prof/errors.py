@@ -34,10 +34,16 @@ class IgprofError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
-        if self.hint:
-            lines.append(f"  {self.hint}")
-        return "\n".join(lines)
+        return f"{self._placed}\n  {self.hint}" if self.hint else self._placed
+
+    @property
+    def note(self) -> str:
+        """All of it in one line, for where it is no failure but a remark."""
+        return f"{self._placed} ({self.hint})" if self.hint else self._placed
+
+    @property
+    def _placed(self) -> str:
+        return self.what if self.where is None else f"{self.where}: {self.what}"
 
 
 class BadInput(IgprofError):

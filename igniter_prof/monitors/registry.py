@@ -69,7 +69,7 @@ def check(specs: Sequence[str], device: Device) -> dict[str, str]:
         except BadInput:  # noqa: PERF203 (a handful)
             raise
         except IgprofError as error:  # it would be a note of each cell, and no end of the sweep
-            lacking[spec] = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
+            lacking[spec] = error.note
     return lacking
 
 

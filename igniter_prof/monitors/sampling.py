@@ -43,7 +43,7 @@ class Sampler:
             try:
                 self._take()
             except IgprofError as error:
-                self.trouble = error.what
+                self.trouble = error.note
             except Exception as error:  # a defect of ours or of a library: it costs the samples
                 self.trouble = f"{type(error).__name__}: {error}"
 

@@ -120,8 +120,7 @@ def _noted(watcher: _Watcher) -> Iterator[None]:
     try:
         yield
     except IgprofError as error:
-        what = error.what if error.hint is None else f"{error.what} ({error.hint})"
-        watcher.trouble = watcher.trouble or what
+        watcher.trouble = watcher.trouble or error.note
     except Exception as error:  # a plug-in may raise anything: that costs what it saw, no more
         watcher.trouble = watcher.trouble or f"{type(error).__name__}: {error}"
 

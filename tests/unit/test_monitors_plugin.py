@@ -216,6 +216,7 @@ ANY_PLACE = pytest.mark.parametrize("at", ["enter", "attach", "seen", "exit"])
     ("error", "note"),
     [
         (OutsideFailure("the driver went away", hint="load it"), "the driver went away (load it)"),
+        (OutsideFailure("it went away", where="eth7"), "eth7: it went away"),
         (ZeroDivisionError("by nought"), "ZeroDivisionError: by nought"),
     ],
 )
