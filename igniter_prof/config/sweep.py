@@ -10,8 +10,7 @@ from typing import Any
 
 from igniter_prof.errors import BadInput
 from igniter_prof.files import parse, read_yaml
-from igniter_prof.load import check_http
-from igniter_prof.records import Cell, ContainerSize, HttpServer, Sweep, SweepModel, Tenant
+from igniter_prof.records import Cell, ContainerSize, Sweep, SweepModel, Tenant
 
 SET_SIZES = {"pairs": 2, "triples": 3}
 FULL_SHARE_PCT = 100.0
@@ -129,10 +128,10 @@ def _check(sweep: Sweep, where: str) -> None:
                 )
     for model in sweep.models:
         if model.http is not None:
-            _check_http(sweep, model, model.http, where)
+            _check_http(sweep, model, where)
 
 
-def _check_http(sweep: Sweep, model: SweepModel, server: HttpServer, where: str) -> None:
+def _check_http(sweep: Sweep, model: SweepModel, where: str) -> None:
     at = f"{where}, model '{model.name}'"
     if sweep.protocol == "grpc":
         raise BadInput(
@@ -155,7 +154,6 @@ def _check_http(sweep: Sweep, model: SweepModel, server: HttpServer, where: str)
             where=at,
             hint="instances: [1] for this model, and a number of workers in http.environment",
         )
-    check_http(server, f"{at}, http")
 
 
 def cells(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from igniter_prof import serving, zoo
 from igniter_prof.errors import BadInput
+from igniter_prof.load import check_http
 from igniter_prof.records import Cell, Device
 from igniter_prof.serving import ServeOptions
 from igniter_prof.serving.remote import parse_address
@@ -19,10 +20,16 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> d
 
     Raises:
         BadInput: an unknown runtime or model, shares or caps that the device cannot give, a
-            protocol without an address, an address that is none.
-        MissingCapability: shares of a GPU are asked for, and nothing here gives them.
+            protocol without an address, an address that is none, an HTTP server that cannot be
+            asked as it is described.
+        MissingCapability: shares of a GPU are asked for, and nothing here gives them; requests
+            are images, and Pillow is not installed.
     """
     serving.check_runtime(options.runtime)
+    for name, server in options.http.items():
+        check_http(server, f"model '{name}', http")
+        if server.address is not None:
+            parse_address(server.address, server.port, where=f"model '{name}', http.address")
     if options.runtime == "remote":
         if options.grpc_address is None and any(cell.protocol == "grpc" for cell in cells):
             raise BadInput(
@@ -30,9 +37,8 @@ def preflight(cells: Sequence[Cell], device: Device, options: ServeOptions) -> d
                 where=options.address,
                 hint="--grpc-address host:port",
             )
-        for address in (options.address, *(each.address for each in options.http.values())):
-            if address is not None:
-                parse_address(address)  # one with a password is not even to be stored
+        if options.address is not None:
+            parse_address(options.address)  # one with a password is not even to be stored
         return {}
     repository = options.repository
     if repository is not None and not repository.is_dir():

@@ -183,10 +183,13 @@ def _connect_error(address: str) -> OSError | None:
     return None
 
 
-def parse_address(text: str | None, default_port: int = DEFAULT_PORT) -> tuple[str, str, bool]:
+def parse_address(
+    text: str | None, default_port: int = DEFAULT_PORT, *, where: str | None = None
+) -> tuple[str, str, bool]:
     """Host, ``host:port`` and whether it is TLS, of ``host[:port]`` or ``http(s)://host[:port]``.
 
-    Without a port it is that of TLS, or the default one.
+    Without a port it is that of TLS, or the default one. ``where`` is named in
+    the error.
 
     Raises:
         BadInput: it is none of these.
@@ -204,6 +207,7 @@ def parse_address(text: str | None, default_port: int = DEFAULT_PORT) -> tuple[s
         # the text may hold a password: do not repeat it
         raise BadInput(
             "the server's address is none",
+            where=where,
             hint="host:port or http(s)://host:port, without a path; credentials go into headers",
         )
     tls = scheme == "https"

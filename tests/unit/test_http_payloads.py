@@ -253,7 +253,6 @@ def test_what_is_wrong_is_said_before_the_sweep(
         ({"runtime": "local"}, "starts Tritons only"),
         ({"protocol": "grpc"}, "served over HTTP"),
         ({"instances": [1, 2]}, "instances are Triton's"),
-        ({"models": [{"name": "fcn", "http": {**FCN, "body": "${no}"}}]}, "no input 'no'"),
         ({"models": [{"name": "fcn", "http": FCN, "shapes": {"image": [3]}}]}, "for Triton's"),
     ],
 )

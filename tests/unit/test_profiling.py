@@ -122,6 +122,31 @@ def test_an_address_with_a_password_is_refused_before_it_is_stored(at: str) -> N
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"body": "${no}"}, "model 'a', http, body"),
+        ({"headers": {"Cookie": "hunter2"}}, "model 'a', http, headers"),
+        ({"address": "host:port"}, "model 'a', http.address"),
+        ({"address": "http://host/path"}, "model 'a', http.address"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["remote", "docker"])
+def test_an_http_server_is_checked_before_the_sweep(
+    changes: dict[str, Any], where: str, runtime: str
+) -> None:
+    options = ServeOptions(
+        runtime=runtime,
+        address="triton:8000" if runtime == "remote" else None,
+        http={"a": HttpServer.model_validate({"image": "an-image", **changes})},
+    )
+    device = Device(id="cpu:0", kind="cpu", name="a CPU", cores=(0,), memory_mib=4096)
+    with pytest.raises(BadInput) as refusal:
+        preflight([Cell(device=device.id, tenants=(Tenant(model="a"),))], device, options)
+    assert str(refusal.value.where).startswith(where)
+    assert "hunter2" not in str(refusal.value)
+
+
 def test_the_first_interrupt_finishes_the_cell_in_flight(tmp_path: Path) -> None:
     measure = Measure()
     measure.trap = lambda count: os.kill(os.getpid(), signal.SIGINT) if count == 2 else None
