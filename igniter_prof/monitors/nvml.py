@@ -28,7 +28,7 @@ from igniter_prof.monitors.power.analysis import mean_power_w
 from igniter_prof.monitors.power.buffer import Buffer
 from igniter_prof.monitors.power.card import Card, nvml_library, start
 from igniter_prof.monitors.sampling import Sampler, rate_of
-from igniter_prof.records import Device
+from igniter_prof.records import Device, Tenant
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
 RATE_HZ: Final = 50.0
@@ -103,7 +103,7 @@ class NvmlMonitor:
         self._read_s = 0.0
         self._cores: Sequence[int] = ()
         self._info = TraceInfo()
-        self._shares_pct: list[float | None] = []
+        self._tenants: list[Tenant] = []
         self._notes: list[str] = []
 
     def __enter__(self) -> NvmlMonitor:
@@ -122,7 +122,7 @@ class NvmlMonitor:
     def attach(self, scene: Scene) -> None:
         """Take the idle power with the tenants' contexts; keep to the monitors' cores."""
         self._cores = scene.cores
-        self._shares_pct = [endpoint.tenant.share_pct for endpoint in scene.endpoints]
+        self._tenants = [endpoint.tenant for endpoint in scene.endpoints]
         idle_w = self._mean_w(self._idle_s[1])
         self._info = self._info.model_copy(update={"context_idle_w": idle_w})
 
@@ -130,7 +130,7 @@ class NvmlMonitor:
         """Power, energy and state in the window, and each tenant's estimated part."""
         self._wait_until(window.end_ns + int(SETTLE_S * NS_PER_S))
         trace = self._buffer.trace()
-        seen = analyse(trace, self._info, window, self._shares_pct)
+        seen = analyse(trace, self._info, window, self._tenants)
         notes = [*self._notes, *self._rate_notes(seen), *seen.notes]
         trouble = self._sampler.trouble
         if trouble is not None:

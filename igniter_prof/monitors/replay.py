@@ -15,7 +15,7 @@ from igniter_prof.errors import BadInput
 from igniter_prof.monitors.contract import Counted, Scene, Seen
 from igniter_prof.monitors.power import Trace, TraceInfo, analyse
 from igniter_prof.monitors.power.recording import SUFFIXES, Recording, read_recording
-from igniter_prof.records import Device
+from igniter_prof.records import Device, Tenant
 from igniter_prof.units import NS_PER_S
 
 KEPT_NS = NS_PER_S
@@ -43,20 +43,20 @@ class ReplayMonitor:
     def __init__(self, recording: Recording, name: str) -> None:
         self._recording = recording
         self._name = name
-        self._shares_pct: list[float | None] = []
+        self._tenants: list[Tenant] = []
 
     def __enter__(self) -> ReplayMonitor:
         """Nothing to begin."""
         return self
 
     def attach(self, scene: Scene) -> None:
-        """Note the tenants' shares."""
-        self._shares_pct = [endpoint.tenant.share_pct for endpoint in scene.endpoints]
+        """Note the tenants."""
+        self._tenants = [endpoint.tenant for endpoint in scene.endpoints]
 
     def seen(self, window: Counted) -> Seen:
         """What the monitor nvml would have seen of these samples; they are not looped."""
         trace, info = at_window(self._recording, window, f"replay:{self._name}")
-        seen = analyse(trace, info, window, self._shares_pct)
+        seen = analyse(trace, info, window, self._tenants)
         of = f"{info.name or 'a GPU'}, {info.uuid}"
         notes = [f"recorded, not measured here: {self._name} ({of})", *seen.notes]
         if trace["at_ns"][-1] < window.end_ns:

@@ -181,6 +181,19 @@ def test_two_tenants_share_the_energy() -> None:
     )
 
 
+def test_a_tenant_without_the_gpu_is_given_none_of_its_energy() -> None:
+    tenants = (Tenant(model="a", gpu=False), Tenant(model="b"))
+    seen, _ = _watch(_fresh(H100), tenants=tenants)
+    first, second = seen.tenants
+    assert first == {}
+    assert second["energy"].energy_j == seen.fields["energy_j"]
+    assert second["energy"].method == "only tenant: all of the device's energy"
+    alone, power = _watch(_fresh(H100), tenants=tenants[:1], seconds=5.1)
+    assert alone.tenants == ()
+    assert power.per_inference_j is None
+    assert "0 inferences" in alone.notes[-1]
+
+
 def test_before_volta_there_is_no_counter_and_it_is_asked_once() -> None:
     gpu = _fresh(PASCAL)
     library = FakeNvml(gpu)

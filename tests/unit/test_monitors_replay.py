@@ -75,7 +75,7 @@ def _played(path: Path, window: Counted) -> Seen:
 
 def test_a_replayed_recording_says_the_same_as_live_and_where_it_is_from(tmp_path: Path) -> None:
     trace = _wavy()
-    live = analyse(trace, INFO, _window(13 * S, 6.0), [None])
+    live = analyse(trace, INFO, _window(13 * S, 6.0), [Tenant(model="a")])
     # as the cell of a profile ...
     live_power: DevicePower = live.fields["power"]
     cell = Cell(device="cuda:GPU-rec", tenants=(Tenant(model="a"),))
@@ -130,7 +130,7 @@ def test_a_recording_that_is_too_short_is_not_looped(tmp_path: Path) -> None:
 def test_a_short_window_or_few_inferences_give_no_energy_each() -> None:
     trace = _wavy()
     for window in (_window(12 * S, 4.0), _window(12 * S, 6.0, inferences=99)):
-        seen = analyse(trace, INFO, window, [None])
+        seen = analyse(trace, INFO, window, [Tenant(model="a")])
         assert seen.fields["power"].per_inference_j is None
         assert seen.tenants[0]["energy"].per_inference_j is None
         assert "no energy per inference" in seen.notes[-1]
@@ -139,12 +139,12 @@ def test_a_short_window_or_few_inferences_give_no_energy_each() -> None:
 def test_power_that_was_not_read_throughout_gives_no_energy() -> None:
     trace = _wavy()
     trace["power_w"][200:300] = np.nan
-    seen = analyse(trace, INFO, _window(12 * S, 6.0), [None])
+    seen = analyse(trace, INFO, _window(12 * S, 6.0), [Tenant(model="a")])
     assert seen.complete  # the counter was
     assert seen.fields["power"].energy_integral_j is None
     assert seen.fields["power"].energy_differs is None
     trace["energy_j"] = 5.0  # a counter that stands still
-    seen = analyse(trace, INFO, _window(12 * S, 6.0), [None])
+    seen = analyse(trace, INFO, _window(12 * S, 6.0), [Tenant(model="a")])
     assert not seen.complete
     assert "no energy" in seen.notes[0]
     assert "energy_j" not in seen.fields

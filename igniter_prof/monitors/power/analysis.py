@@ -27,9 +27,9 @@ from igniter_prof.monitors.power.energy import (
     update_period_ns,
     updates,
 )
-from igniter_prof.monitors.power.split import per_inference, tenant_energies
+from igniter_prof.monitors.power.split import on_gpu, per_inference, tenant_energies
 from igniter_prof.monitors.power.trace import HARMLESS, LIVE, Trace, TraceInfo, reason_shares
-from igniter_prof.records import DevicePower
+from igniter_prof.records import DevicePower, Tenant
 from igniter_prof.statistics import MIN_SAMPLES, mean_half_width
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
@@ -62,16 +62,14 @@ class _Found:
         return abs(one - other) / larger if larger > 0 else None
 
 
-def analyse(
-    trace: Trace, info: TraceInfo, window: Counted, shares_pct: Sequence[float | None]
-) -> Seen:
+def analyse(trace: Trace, info: TraceInfo, window: Counted, tenants: Sequence[Tenant]) -> Seen:
     """What the samples say of the window.
 
     Args:
         trace: (n,) of POWER_DTYPE, ascending in time, on the window's clock; may reach beyond it.
         info: what it was taken of, and the baselines.
         window: the counted window.
-        shares_pct: the share of each tenant; None: it has none of its own.
+        tenants: of the cell; to those without the GPU none of its energy is given.
 
     Returns:
         ``power`` always where there is a sample in the window; ``power_w`` and ``energy_j`` of the
@@ -93,7 +91,8 @@ def analyse(
     found = _energies(trace, info, window) if whole else _Found(None, None, None)
     if whole and found.chosen is None:
         notes.append("no energy: the counter did not move, and the power was not read throughout")
-    inferences = sum(window.inferences)
+    served = [count for count, each in zip(window.inferences, tenants, strict=True) if on_gpu(each)]
+    inferences = sum(served)
     own = info.scope == "gpu"
     each_j, why = per_inference(found.chosen if own else None, inferences, window_s)
     power = _power(trace, inside, info, found, window_s).model_copy(
@@ -106,16 +105,17 @@ def analyse(
         else "power, clocks, temperature and energy are the whole card's, whose other slices may"
         " have used a part: none is given to an inference or a tenant"
     )
-    tenants: tuple[dict[str, Any], ...] = ()
-    if own and found.chosen is not None and window.requests:
-        tenants = tuple(
-            {"energy": energy} for energy in tenant_energies(found.chosen, info, window, shares_pct)
+    parts: tuple[dict[str, Any], ...] = ()
+    if own and found.chosen is not None and window.requests and served:
+        parts = tuple(
+            {} if energy is None else {"energy": energy}
+            for energy in tenant_energies(found.chosen, info, window, tenants)
         )
     fields: dict[str, Any] = {"power": power}
     if own and info.source == LIVE and found.chosen is not None:
         fields |= {"energy_j": found.chosen.joules, "power_w": found.chosen.joules / window_s}
     complete = found.chosen is not None
-    return Seen(tenants=tenants, fields=fields, complete=complete, notes=tuple(notes))
+    return Seen(tenants=parts, fields=fields, complete=complete, notes=tuple(notes))
 
 
 def mean_power_w(trace: Trace, start_ns: int, end_ns: int) -> float | None:

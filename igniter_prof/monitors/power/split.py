@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 from igniter_prof.monitors.contract import Counted
 from igniter_prof.monitors.power.energy import Energy
 from igniter_prof.monitors.power.trace import LIVE, TraceInfo
-from igniter_prof.records import TenantEnergy
+from igniter_prof.records import Tenant, TenantEnergy
 from igniter_prof.units import NS_PER_S
 
 MIN_WINDOW_S: Final = 5.0
 MIN_INFERENCES: Final = 100
 """For an energy per inference: counters move in steps, and sensors may look part of the time."""
+
+
+def on_gpu(tenant: Tenant) -> bool:
+    """Whether a tenant of a GPU's cell was given the GPU."""
+    return tenant.gpu is not False
 
 
 def busy_s(requests: NDArray[np.void], start_ns: int, end_ns: int) -> float:
@@ -95,34 +100,36 @@ def method_name(count: int, baseline: str | None, split_by: str) -> str:
 
 
 def tenant_energies(
-    energy: Energy, info: TraceInfo, window: Counted, shares_pct: Sequence[float | None]
-) -> tuple[TenantEnergy, ...]:
-    """Each tenant's estimated part of the energy of a window.
+    energy: Energy, info: TraceInfo, window: Counted, tenants: Sequence[Tenant]
+) -> tuple[TenantEnergy | None, ...]:
+    """Each tenant's estimated part of the energy of a window; None: it was not given the GPU.
 
     Args:
         energy: of the device.
         info: its baselines, and where the samples came from.
         window: the counted window, with each tenant's requests.
-        shares_pct: the share of each tenant; None: it has none of its own.
+        tenants: of the cell; one at least with the GPU.
     """
     window_s = (window.end_ns - window.start_ns) / NS_PER_S
     idle_w, baseline = info.context_idle_w, "idle power with contexts"
     if idle_w is None:
         idle_w, baseline = info.bare_idle_w, "bare idle power"
-    busy = [busy_s(rows, window.start_ns, window.end_ns) for rows in window.requests]
-    weights, split_by = weights_of(busy, shares_pct)
+    users = [index for index, tenant in enumerate(tenants) if on_gpu(tenant)]
+    busy = [busy_s(window.requests[k], window.start_ns, window.end_ns) for k in users]
+    weights, split_by = weights_of(busy, [tenants[k].share_pct for k in users])
     parts = split_energy(energy.joules, None if idle_w is None else idle_w * window_s, weights)
     method = method_name(len(parts), None if idle_w is None else baseline, split_by)
     if info.source != LIVE:
         method = f"{info.source}: {method}"
-    return tuple(
-        TenantEnergy(
+    found = {
+        k: TenantEnergy(
             energy_j=part,
-            per_inference_j=per_inference(Energy(part, 0.0), count, window_s)[0],
+            per_inference_j=per_inference(Energy(part, 0.0), window.inferences[k], window_s)[0],
             method=method,
         )
-        for part, count in zip(parts, window.inferences, strict=True)
-    )
+        for k, part in zip(users, parts, strict=True)
+    }
+    return tuple(found.get(k) for k in range(len(tenants)))
 
 
 def per_inference(
