@@ -9,6 +9,9 @@ import io
 import json
 import os
 import secrets
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +24,20 @@ from igniter_prof.errors import BadInput, MissingCapability, did_you_mean
 from igniter_prof.records import SCHEMA_VERSION, Record
 
 R = TypeVar("R", bound=BaseModel)
+
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What reading a damaged zip of arrays may raise."""
 
 CACHE_HINT = "set XDG_CACHE_HOME to a folder that can be written"
 

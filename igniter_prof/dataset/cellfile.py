@@ -10,9 +10,7 @@ deflate well (about 7 bytes a request, not 26), and ``numpy.load`` reads them an
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igniter_prof.errors import BadInput
-from igniter_prof.files import parse
+from igniter_prof.files import ZIP_DAMAGE, parse
 from igniter_prof.records import REQUEST_DTYPE, Measurement
 
 Requests = NDArray[np.void]
@@ -35,17 +33,6 @@ TRACES = "traces/"
 MEASUREMENT = "measurement.json"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of writing: the same content is the same file
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 def encode(
@@ -93,7 +80,7 @@ def read_requests(path: Path) -> tuple[Measurement, list[Requests]]:
             _unpack(np.load(io.BytesIO(data), allow_pickle=False), measurement.anchor_monotonic_ns)
             for data in _members(path, names)
         ]
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise damaged(path, error) from error
     return measurement, requests
 
@@ -111,7 +98,7 @@ def read_traces(path: Path) -> dict[str, NDArray[Any]]:
         }
     except FileNotFoundError as error:
         raise BadInput("no such cell in the profile", where=str(path)) from error
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise damaged(path, error) from error
 
 
@@ -141,7 +128,7 @@ def _members(path: Path, names: Sequence[str]) -> list[bytes]:
             return [archive.read(name) for name in names]
     except FileNotFoundError as error:
         raise BadInput("no such cell in the profile", where=str(path)) from error
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise damaged(path, error) from error
 
 

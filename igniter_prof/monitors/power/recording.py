@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import struct
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from igniter_prof.errors import BadInput, IgprofError, OutsideFailure
-from igniter_prof.files import atomic_write, parse
+from igniter_prof.files import ZIP_DAMAGE, atomic_write, parse
 from igniter_prof.monitors.power.buffer import Buffer
 from igniter_prof.monitors.power.card import Card, nvml_library, start
 from igniter_prof.monitors.power.smi import read_csv
@@ -28,18 +26,6 @@ from igniter_prof.units import NS_PER_S
 SUFFIXES: Final = (".npz", ".npy", ".csv", ".zip")
 LARGEST_BYTES: Final = 256 << 20
 """Of a file and of what a member of it unpacks to; a trace of a day is 400 MB, of an hour 17."""
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 class Recording(NamedTuple):
@@ -72,7 +58,7 @@ def read_recording(path: Path) -> Recording:
         trace, info = _READERS[path.suffix](path)
     except FileNotFoundError as error:
         raise BadInput("no such file", where=str(path), hint="check the path") from error
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise BadInput(f"is no recorded trace, or damaged ({error})", where=str(path)) from error
     if len(trace) < 2 or (np.diff(trace["at_ns"]) <= 0).any():
         raise BadInput("has too few samples, or their times do not rise", where=str(path))
