@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import h11
 
@@ -48,6 +47,8 @@ def refusal(request: h11.Request, via: bytes) -> Refusal | None:
     if b"transfer-encoding" in names and b"content-length" in names:
         # the two ends could disagree on where it ends
         return Refusal(400, "a request has a length or is chunked, not both")
+    if b"transfer-encoding" in names and request.http_version == b"1.0":
+        return Refusal(400, "HTTP/1.0 has no chunks")  # RFC 9112, 6.1: its framing is faulty
     upgrades = tokens(request.headers, b"upgrade")
     if upgrades and upgrades != {b"h2c"}:
         return Refusal(501, "upgrades, such as to WebSocket, are refused")
@@ -87,10 +88,13 @@ def response_headers(response: h11.Response | h11.InformationalResponse) -> Head
 
 def origin_form(target: bytes) -> bytes:
     """A request's target as a server wants it: ``http://host/a?b`` becomes ``/a?b``."""
-    if target.lower().startswith((b"http://", b"https://")):
-        parts = urlsplit(target)
-        return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
-    return target
+    # not urlsplit: it raises for some hosts, and a client may send any
+    if not target.lower().startswith((b"http://", b"https://")):
+        return target
+    rest = target.partition(b"://")[2].partition(b"#")[0]
+    start = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    found = rest[start:]
+    return found if found.startswith(b"/") else b"/" + found
 
 
 def path_of(target: bytes) -> str:

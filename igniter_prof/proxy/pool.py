@@ -24,9 +24,11 @@ class Pool:
         self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: no name can be like that, a label is empty or too long
+            reason = getattr(error, "strerror", None) or "it is no name of a host"
             raise OutsideFailure(
-                f"its name is not known: {error.strerror}", where=host, hint="check --to"
+                f"its name is not known: {reason}", where=host, hint="check --to"
             ) from error
         self._addresses = [str(sockaddr[0]) for *_, sockaddr in found]
         self._port = port

@@ -62,6 +62,10 @@ class Proxy:
             raise BadInput(
                 f"cannot listen there: {reason}", where=host, hint="check --listen"
             ) from error
+        except UnicodeError as error:
+            raise BadInput(
+                "cannot listen there: it is no name of a host", where=host, hint="check --listen"
+            ) from error
         chosen: int = self._listener.sockets[0].getsockname()[1]
         return chosen
 

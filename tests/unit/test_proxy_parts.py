@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import h11
 import pytest
 
-from igniter_prof.errors import BadInput, MissingCapability
-from igniter_prof.proxy import COLUMNS, Row, RowFile, Tally, parse_place
+from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
+from igniter_prof.proxy import COLUMNS, Proxy, Row, RowFile, Tally, parse_place
 from igniter_prof.proxy.headers import (
     origin_form,
     path_of,
@@ -18,6 +19,7 @@ from igniter_prof.proxy.headers import (
     request_headers,
     response_headers,
 )
+from igniter_prof.proxy.pool import Pool
 from igniter_prof.proxy.tally import OTHERS, PATHS_LIMIT
 
 VIA = b"igprof-1"
@@ -75,6 +77,7 @@ def test_chunks_stay_chunks_and_an_old_client_gets_a_host() -> None:
         (_request(method="CONNECT"), 501),
         (_request(("Upgrade", "websocket"), ("Connection", "upgrade")), 501),
         (_request(("Content-Length", "3"), ("Transfer-Encoding", "chunked")), 400),
+        (_request(("Transfer-Encoding", "chunked"), version=b"1.0"), 400),
         (_request(("Via", "1.1 other, 1.1 igprof-1")), 508),
         (h11.Request(method="PRI", target="*", headers=[], http_version=b"2.0"), 505),
     ],
@@ -98,6 +101,21 @@ def test_a_path_has_neither_host_nor_query() -> None:
     assert path_of(b"/a?b?c#d") == "/a"
     assert origin_form(b"http://host:1?b") == b"/?b"
     assert origin_form(b"*") == b"*"
+
+
+@pytest.mark.parametrize(
+    ("target", "origin"),
+    [
+        (b"http://[", b"/"),
+        (b"HTTP://[::1/a", b"/a"),
+        (b"http://a]b?c/d", b"/?c/d"),
+        (b"https://", b"/"),
+        (b"http://a#/b", b"/"),
+    ],
+)
+def test_a_target_with_a_broken_host_ends_nothing(target: bytes, origin: bytes) -> None:
+    assert origin_form(target) == origin
+    assert path_of(target) == origin.partition(b"?")[0].decode()
 
 
 def _row(path: str = "/a", latency_ms: int = 10, error: str = "") -> Row:
@@ -195,3 +213,14 @@ def test_what_is_no_place_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="--to") as refused:
         parse_place(text, "--to")
     assert "pw" not in str(refused.value)
+
+
+def test_a_name_that_none_can_have_is_told() -> None:
+    with pytest.raises(OutsideFailure, match="its name is not known"):
+        Pool("a..b", 80)
+
+    async def listen() -> None:
+        await Proxy(Pool("127.0.0.1", 80), lambda row: None).start("a..b", 0)
+
+    with pytest.raises(BadInput, match="no name of a host"):
+        asyncio.run(listen())
