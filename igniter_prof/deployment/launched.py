@@ -6,11 +6,12 @@ The state lies in ``<cache>/launched/<plan>.json``, named by the plan's digest, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from igniter_prof import serving
-from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
+from igniter_prof.errors import BadInput, IgprofError, MissingCapability, OutsideFailure
 from igniter_prof.files import cache_dir, make_cached, now_utc, read_record, write_json
 from igniter_prof.records import Device, Plan, PlanDevice, Record, Status, Tenant
 from igniter_prof.serving import Deployment, LaunchedState, ServeOptions, TenantFailure
@@ -101,8 +102,8 @@ def launch(
         make_cached(_folder())
         write_json(_path(plan), launched)
     except BaseException as error:
-        for each in started:
-            serving.stop(each.state)
+        with serving.uninterrupted(), contextlib.suppress(IgprofError):  # the first reason counts
+            _stop_each(each.state for each in started)
         if isinstance(error, TenantFailure):
             tenant = plan.devices[len(started)].tenants[error.index]
             raise OutsideFailure(
@@ -230,27 +231,52 @@ def health(launched: Launched) -> list[Health]:
 
 def stop(launched: Launched) -> None:
     """Stop all servers of a launched plan and forget it; it is no error if some have gone."""
-    for each in launched.devices:
-        serving.stop(each.state)
+    _stop_each(each.state for each in launched.devices)
     (_folder() / f"{launched.plan_hash[:16]}.json").unlink(missing_ok=True)
 
 
 def stop_all() -> int:
     """Stop every launched plan, and launched servers that no plan knows of; how many devices.
 
-    Files of launched plans that cannot be read are removed.
+    Files of launched plans that cannot be read are removed. What cannot be stopped keeps nothing
+    else from it; it is told at the end.
+
+    Raises:
+        OutsideFailure: something could not be stopped.
     """
     plans, broken = _read()
     count = 0
+    failures: list[OutsideFailure] = []
     for launched in plans:
-        stop(launched)
-        count += len(launched.devices)
-    for state in serving.launched_states():
-        serving.stop(state)
-        count += 1
+        try:
+            stop(launched)
+        except OutsideFailure as error:  # noqa: PERF203 (a few)
+            failures.append(error)
+        else:
+            count += len(launched.devices)
+    known = {device.state.mark for launched in plans for device in launched.devices}
+    orphans = [state for state in serving.launched_states() if state.mark not in known]
+    try:
+        _stop_each(orphans)
+    except OutsideFailure as error:
+        failures.append(error)
     for path in broken:
         path.unlink(missing_ok=True)
-    return count
+    if failures:
+        raise failures[0]
+    return count + len(orphans)
+
+
+def _stop_each(states: Iterable[LaunchedState]) -> None:
+    """Stop all of some servers. Raises the first OutsideFailure when all were tried."""
+    failures: list[OutsideFailure] = []
+    for state in states:
+        try:
+            serving.stop(state)
+        except OutsideFailure as error:  # noqa: PERF203 (a few)
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def attached(plan: Plan, device: PlanDevice) -> Deployment:

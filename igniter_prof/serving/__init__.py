@@ -18,6 +18,7 @@ from igniter_prof.serving.contract import (
     TenantFailure,
     silent,
 )
+from igniter_prof.serving.interrupts import uninterrupted
 from igniter_prof.serving.launched import LaunchedState, attach, launch, launched_states, stop
 from igniter_prof.serving.local import deploy_local
 from igniter_prof.serving.marks import reap
@@ -48,6 +49,7 @@ __all__ = [
     "reap",
     "server_conditions",
     "stop",
+    "uninterrupted",
 ]
 
 

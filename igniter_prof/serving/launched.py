@@ -12,6 +12,7 @@ from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.records import Device, Endpoint, Record, ServerMode, Tenant
 from igniter_prof.serving import cgroup, marks
 from igniter_prof.serving.contract import Deployment, Progress, ServeOptions, silent
+from igniter_prof.serving.interrupts import uninterrupted
 from igniter_prof.serving.local import LocalDeployment, prepare
 from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.process import Process
@@ -134,7 +135,8 @@ def launch(
             deployment.mark, {"complete": True, "launched": state.model_dump(mode="json")}
         )
     except BaseException:
-        deployment.close()
+        with uninterrupted():
+            deployment.close()
         raise
     return state
 

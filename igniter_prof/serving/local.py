@@ -20,6 +20,7 @@ from igniter_prof.errors import MissingCapability
 from igniter_prof.records import Device, Endpoint, Status, Tenant, Usage
 from igniter_prof.serving import logs, marks, triton
 from igniter_prof.serving.contract import Progress, ServeOptions, TenantFailure, silent
+from igniter_prof.serving.interrupts import uninterrupted
 from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.ports import LOOPBACK
 from igniter_prof.serving.server import POLL_S, Recipe, Server, start
@@ -241,18 +242,6 @@ def deploy_local(
     finally:
         with uninterrupted():
             deployment.close()
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put off interrupts, so that an impatient second Ctrl-C leaves no server behind."""
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    )
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare(

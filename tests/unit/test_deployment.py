@@ -22,7 +22,7 @@ from igniter_prof.deployment import (
     unplanned,
 )
 from igniter_prof.deployment.launched import LaunchedDevice
-from igniter_prof.errors import BadInput
+from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.files import cache_dir, write_json
 from igniter_prof.records import Device, Endpoint, Plan, PlanDevice, PlanTenant, Tenant
 from igniter_prof.serving import LaunchedState, cgroup, marks
@@ -125,3 +125,23 @@ def test_a_plan_whose_file_is_damaged_says_how_to_stop_it() -> None:
     os.truncate(_note(plan.digest()[:16], _running("a")), 99)
     with pytest.raises(BadInput, match=r"damaged\n.*stop --all"):
         find_launched(plan, "plan.json")
+
+
+def test_servers_that_cannot_be_stopped_keep_no_others_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = [_running(model) for model in ("a", "b", "c")]
+    _note("1", states[0])
+    _note("2", states[1])
+    stopped = []
+
+    def stop(state: LaunchedState) -> None:
+        if state.mark == states[0].mark:
+            raise OutsideFailure("the container engine went away")
+        stopped.append(state.mark)
+
+    monkeypatch.setattr(serving, "stop", stop)
+    with pytest.raises(OutsideFailure, match="engine went away"):
+        stop_all()
+    assert stopped == [states[1].mark, states[2].mark]
+    assert [each.plan_path for each in all_launched()] == ["/1"]  # to be stopped another time

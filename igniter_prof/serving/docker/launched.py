@@ -16,8 +16,8 @@ from igniter_prof.serving.docker.deployment import DockerDeployment
 from igniter_prof.serving.docker.engine import Address, Engine, connect, find
 from igniter_prof.serving.docker.runtime import check, prepare
 from igniter_prof.serving.docker.spec import Recipe
+from igniter_prof.serving.interrupts import uninterrupted
 from igniter_prof.serving.launched import LaunchedContainer, LaunchedState, Resumed, shares_of
-from igniter_prof.serving.local import uninterrupted
 from igniter_prof.serving.marks import Mark
 from igniter_prof.serving.shares import Caps, Grant
 

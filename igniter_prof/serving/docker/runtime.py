@@ -13,7 +13,7 @@ from igniter_prof.serving.contract import Progress, ServeOptions
 from igniter_prof.serving.docker import naming, remains
 from igniter_prof.serving.docker.deployment import DockerDeployment
 from igniter_prof.serving.docker.engine import Engine, asking, connect
-from igniter_prof.serving.local import uninterrupted
+from igniter_prof.serving.interrupts import uninterrupted
 from igniter_prof.serving.shares import check_tenants
 
 
