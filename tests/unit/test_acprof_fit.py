@@ -199,6 +199,52 @@ def test_what_lies_outside_is_told_and_less_certain(coefficients: Coefficients) 
     widths = [p.latency_high_ms / p.latency_low_ms for p in (near, away)]
     assert widths[1] > 5 * widths[0]
     assert model.outside_of_all([[inside], [far], [far]]) == model.outside([far])
+    ((unknown,),) = model.predict([[odd]])
+    assert unknown.latency_high_ms > 1.5 * near.latency_high_ms
+    scaled = inside.model_copy(update={"input_scale": 0.5})
+    assert "input_scale has no effect" in model.outside([scaled])[0]
+
+
+def test_a_cap_that_nobody_profiled_is_told() -> None:
+    tenants = [t.model_copy(update={"memory_mib": None}) for t in grid(gpus=[False])]
+    model = cell_predictor(fitted(measure(tenants, noise=0.01)))
+    plain = Tenant(model="m", cpu_cores=2, gpu=False, input_size=100)
+    capped = plain.model_copy(update={"memory_mib": 512.0})
+    assert model.outside([plain]) == []
+    assert model.outside([capped]) == [
+        "m cpu: memory_mib 512 was not profiled, so its effect is not known"
+    ]
+    (free,), (held,) = model.predict([[plain], [capped]])
+    assert held.latency_ms == free.latency_ms
+    assert held.latency_high_ms > 1.5 * free.latency_high_ms
+    assert held.latency_low_ms < free.latency_low_ms / 1.5
+
+
+def test_energy_beyond_where_it_was_measured_is_told() -> None:
+    found = [
+        one.model_copy(
+            update={
+                "tenants": (
+                    one.tenants[0].model_copy(
+                        update={
+                            "energy": TenantEnergy(
+                                energy_j=1.0, per_inference_j=0.01 * truth(tenant), method="x"
+                            )
+                        }
+                    ),
+                )
+            }
+        )
+        if (tenant.input_size or 0) <= 100
+        else one
+        for tenant in grid(gpus=[True])
+        for one in measure([tenant])
+    ]
+    model = cell_predictor(fitted(found))
+    asked = Tenant(model="m", cpu_cores=2, memory_mib=4096, gpu=True, input_size=300)
+    assert model.outside([asked]) == [
+        "m gpu energy: input_size 300 was not profiled (10 to 100 was)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +254,8 @@ def test_what_lies_outside_is_told_and_less_certain(coefficients: Coefficients) 
         ({"gpu": None}, "with and without the GPU"),
         ({"input_size": None}, "profiled over input_size, which is not given"),
         ({"cpu_cores": None}, "profiled over cpu_cores, which is not given"),
+        ({"instances": 2}, "knows no instances"),
+        ({"gpu": True, "share_pct": 50.0}, "knows no shares of a GPU"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(

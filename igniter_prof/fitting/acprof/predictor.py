@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +19,9 @@ from igniter_prof.records import Coefficients, Finite, Positive, Prediction, Rec
 
 _AGAIN = "make it again: igprof fit --model acprof"
 _OUTSIDE = 0.5
-"""How much a factor e beyond what was profiled widens an interval, as a logarithm."""
+"""How much a factor e beyond what was profiled widens an interval, as a logarithm.
+
+What has no part in the fit counts as such a factor."""
 _SAME = 1e-9
 
 Knots = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -67,15 +69,14 @@ class AcprofPredictor:
         """One prediction for each cell of one tenant.
 
         Raises:
-            BadInput: a cell of several tenants, a model or a mode (GPU or not) that was not
-                measured, or a quantity that the fit needs is not given.
+            BadInput: a cell of several tenants, several instances or a share of the GPU, a model
+                or a mode (GPU or not) that was not measured, or a quantity that the fit needs is not given.
         """
         found = []
         for cell in cells:
             tenant = self._alone(cell)
             task = self._task(tenant, "latency")
-            values = self._values(task, tenant)
-            latency, low, high = self._cost(task, values)
+            latency, low, high = self._cost(task, tenant)
             prediction = {
                 "latency_ms": latency,
                 "latency_low_ms": low,
@@ -85,7 +86,7 @@ class AcprofPredictor:
             }
             energy = self._tasks.get((task.model, task.gpu, "energy"))
             if energy is not None:
-                joules = self._cost(energy, self._values(energy, tenant))
+                joules = self._cost(energy, tenant)
                 names = ("energy_j", "energy_low_j", "energy_high_j")
                 prediction |= dict(zip(names, joules, strict=True))
             found.append([Prediction(**prediction)])
@@ -95,23 +96,43 @@ class AcprofPredictor:
         """What of a cell lies outside of what was profiled, in words; empty if nothing does."""
         tenant = self._alone(tenants)
         task = self._task(tenant, "latency")
-        values = self._values(task, tenant)
         label = f"{task.model} {MODES[task.gpu]}"
+        found = self._outside(task, tenant)
+        energy = self._tasks.get((task.model, task.gpu, "energy"))
+        more = [] if energy is None else self._outside(energy, tenant)
+        return [
+            *(f"{label}: {text}" for text in found),
+            *(f"{label} energy: {text}" for text in more if text not in found),
+        ]
+
+    def _outside(self, task: TaskDocument, tenant: Tenant) -> list[str]:
         warnings = []
-        for axis, value in values.items():
+        for axis, value in self._values(task, tenant).items():
             low, high = task.region[axis]
             if not low * (1 - _SAME) <= value <= high * (1 + _SAME):
                 name = task.size_name if axis == "size" else axis
-                warnings.append(
-                    f"{label}: {name} {value:g} was not profiled ({low:g} to {high:g} was)"
-                )
-        return warnings + self._odd_container(task, tenant, label)
+                warnings.append(f"{name} {value:g} was not profiled ({low:g} to {high:g} was)")
+        return warnings + self._unknown(task, tenant)
+
+    def _unknown(self, task: TaskDocument, tenant: Tenant) -> list[str]:
+        """What is asked for and has no part in the fit, so that its effect is not known."""
+        given = self._given(task, tenant)
+        found = [
+            f"{axis} {value:g} was not profiled, so its effect is not known"
+            for axis, value in given.items()
+            if value is not None and axis not in task.region
+        ]
+        if task.size_name == "input_size" and tenant.input_scale != 1.0:
+            found.append("it was profiled over input_size, so input_scale has no effect")
+        if task.size_name == "input_scale" and tenant.input_size is not None:
+            found.append("it was profiled over input_scale, so input_size has no effect")
+        return found + self._odd_container(task, tenant)
 
     def outside_of_all(self, cells: Sequence[Sequence[Tenant]]) -> list[str]:
         """The different warnings of ``outside`` over many cells, in their order."""
         return list(dict.fromkeys(warning for cell in cells for warning in self.outside(cell)))
 
-    def _odd_container(self, task: TaskDocument, tenant: Tenant, label: str) -> list[str]:
+    def _odd_container(self, task: TaskDocument, tenant: Tenant) -> list[str]:
         """Where memory only went with the cores: a memory between those of its neighbours."""
         cores, memory = cores_of(tenant, self.coefficients.device), tenant.memory_mib
         if task.containers is None or cores is None or memory is None:
@@ -124,7 +145,7 @@ class AcprofPredictor:
         if low * (1 - _SAME) <= memory <= high * (1 + _SAME):
             return []
         return [
-            f"{label}: {memory:g} MiB with {cores:g} cores was not profiled"
+            f"{memory:g} MiB with {cores:g} cores was not profiled"
             " (memory was varied with the cores only, so its own effect is not known)"
         ]
 
@@ -134,7 +155,18 @@ class AcprofPredictor:
                 "the latency model 'acprof' knows no neighbours",
                 hint="one tenant a cell; co-located ones: igprof fit --model igniter",
             )
-        return cell[0]
+        tenant = cell[0]
+        if tenant.instances != 1:
+            raise BadInput(
+                "the latency model 'acprof' knows no instances", hint="leave instances_k out"
+            )
+        on_gpu = self.coefficients.device.kind == "cuda"
+        if on_gpu and tenant.gpu is not False and tenant.share_pct not in (None, 100.0):
+            raise BadInput(
+                "the latency model 'acprof' knows no shares of a GPU",
+                hint="leave share_pct_k out; shares: igprof fit --model igniter",
+            )
+        return tenant
 
     def _task(self, tenant: Tenant, target: str) -> TaskDocument:
         if tenant.model not in self.coefficients.models:
@@ -157,15 +189,18 @@ class AcprofPredictor:
             raise BadInput(f"the model '{tenant.model}' was not profiled {without} the GPU")
         return self._tasks[tenant.model, gpu, target]
 
-    def _values(self, task: TaskDocument, tenant: Tenant) -> dict[str, float]:
-        """A tenant's value for each axis with a region; what was the same throughout is taken."""
-        size = tenant.input_size if task.size_name == "input_size" else tenant.input_scale
-        given = {
-            "size": size,
+    def _given(self, task: TaskDocument, tenant: Tenant) -> dict[str, float | None]:
+        """A tenant's value for each axis; None: it has none."""
+        return {
+            "size": tenant.input_size if task.size_name == "input_size" else tenant.input_scale,
             "cpu_cores": cores_of(tenant, self.coefficients.device),
             "memory_mib": tenant.memory_mib,
             "batch_size": float(tenant.batch_size),
         }
+
+    def _values(self, task: TaskDocument, tenant: Tenant) -> dict[str, float]:
+        """A tenant's value for each axis with a region; what was the same throughout is taken."""
+        given = self._given(task, tenant)
         found: dict[str, float] = {}
         for axis, (low, high) in task.region.items():
             value = given[axis]
@@ -181,8 +216,9 @@ class AcprofPredictor:
                 )
         return found
 
-    def _cost(self, task: TaskDocument, values: Mapping[str, float]) -> tuple[float, float, float]:
+    def _cost(self, task: TaskDocument, tenant: Tenant) -> tuple[float, float, float]:
         """The cost and its 90% interval, wider the further outside of what was profiled."""
+        values = self._values(task, tenant)
         form, theta = self._fitted[task.model, task.gpu, task.target]
         point = {axis: np.array([values[axis]]) for axis in form.axes} or {"size": np.ones(1)}
         cost = float(np.exp(form.log_cost(theta, point)[0]))
@@ -190,7 +226,7 @@ class AcprofPredictor:
             max(0.0, float(np.log(low / values[axis])), float(np.log(values[axis] / high)))
             for axis, (low, high) in task.region.items()
             if axis in values
-        )
+        ) + len(self._unknown(task, tenant))
         low, high = task.interval
         wider = _OUTSIDE * beyond
         return cost, cost * float(np.exp(low - wider)), cost * float(np.exp(high + wider))
