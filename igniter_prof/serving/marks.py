@@ -191,7 +191,8 @@ def remove_shared_memory(mark: Mark) -> None:
     """Remove the shared-memory regions of a mark (a killed server leaves its own behind)."""
     if SHARED_MEMORY.is_dir():
         for region in SHARED_MEMORY.glob(f"{mark.name}*"):
-            region.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # anybody may put something of that name there
+                region.unlink()
 
 
 def sweep_up(mark: Mark) -> None:
@@ -219,9 +220,10 @@ def reap() -> list[str]:
     for _, mark in marked_processes("igprof-"):
         found[mark.name] = mark
     names = [entry.name for entry in runs().iterdir()]
-    names += [group.name for group in cgroup.named("igprof-")]
+    # these two are all users': what others' igprofs left is theirs to remove
+    names += [group.name for group in cgroup.named("igprof-") if _ours(*group.folders)]
     if SHARED_MEMORY.is_dir():
-        names += [entry.name for entry in SHARED_MEMORY.glob("igprof-*")]
+        names += [entry.name for entry in SHARED_MEMORY.glob("igprof-*") if _ours(entry)]
     for name in names:
         named = parse(name)
         if named is not None:
@@ -232,6 +234,17 @@ def reap() -> list[str]:
     return sorted(mark.name for mark in dead)
 
 
+def _ours(*paths: Path) -> bool:
+    """Whether we may remove something, by those of its paths that are there: root may all."""
+    if os.geteuid() == 0:
+        return True
+    owners = set()
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone, or half made
+            owners.add(path.lstat().st_uid)
+    return owners == {os.geteuid()}
+
+
 def _may_go(mark: Mark) -> bool:
     if owner_alive(mark):
         return False
@@ -239,6 +252,7 @@ def _may_go(mark: Mark) -> bool:
     if mark.boot != boot_id() and (state is None or state.get("host") != host_id()):
         return False  # perhaps it lives on another machine that shares this home folder
     if mark.kind == "l":
-        # only a launch that never got ready; without its state nobody knows, so it stays
-        return state is not None and state.get("complete") is False
+        # only a launch that never got ready; without its state nobody knows, so it stays.
+        # One with containers goes when its engine is asked, which needs the state to know of it
+        return state is not None and state.get("complete") is False and "engine" not in state
     return True

@@ -110,3 +110,30 @@ def test_the_start_time_is_read_past_any_command_name(
     (tmp_path / "5" / "stat").write_text(f"5 (a) Z {rest}")
     assert marks.start_ticks(5) is None
     assert marks.start_ticks(6) is None
+
+
+def test_another_users_leftovers_are_no_business_of_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "groups" / f"{dead(marks.mint()).name}-0"
+    folder.mkdir(parents=True)
+    group = cgroup.Group(version=2, cpu=folder, cpuacct=folder, memory=folder)
+    monkeypatch.setattr(cgroup, "named", lambda prefix: [group])
+    (marks.SHARED_MEMORY / f"{dead(marks.mint()).name}-region").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)  # these are not that user's
+    assert marks.reap() == []
+    assert folder.exists()
+
+
+def test_a_folder_in_shared_memory_that_is_named_as_ours_stops_nothing() -> None:
+    name = f"{dead(marks.mint()).name}-region"
+    (marks.SHARED_MEMORY / name).mkdir()
+    marks.reap()  # it is no region, and stays
+    assert (marks.SHARED_MEMORY / name).is_dir()
+
+
+def test_a_killed_launch_with_containers_is_left_to_its_engine() -> None:
+    mark = dead(marks.mint(launched=True))
+    leave(mark, {"complete": False, "engine": "unix:///run/docker.sock"})
+    assert marks.reap() == []
+    assert mark.folder.exists()  # else nobody would know that its containers may go

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igniter_prof import probe
+from igniter_prof.errors import OutsideFailure
 from igniter_prof.records import ColdStart, Device, Endpoint, Status, Tenant, Usage
 from igniter_prof.serving import marks
 from igniter_prof.serving.contract import Progress, ServeOptions
@@ -59,6 +60,7 @@ class DockerDeployment:
         self.containers: list[Container] = []
         self.endpoints: tuple[Endpoint, ...] = ()
         self._options = options
+        self._removed = False
         self.mechanism: Mechanism | None = None
         # what is only looked at (a launched plan) is never closed, and has no thread
         self._lifeline = Lifeline(engine, f"{spec.MARK_LABEL}={mark.name}") if watched else None
@@ -84,7 +86,8 @@ class DockerDeployment:
         if self._lifeline is not None and self._lifeline.lost:
             raise gone(self.engine, "it closed the connection")
         own = of_tenant(self.containers, index).ending()
-        if self.mechanism is None or (own is not None and own[0] == "oom"):
+        alone = len(self.containers) == 1
+        if self.mechanism is None or (own is not None and (alone or own[0] == "oom")):
             return own
         # the fault of one client ends its neighbours, and nobody can tell whose it was
         trouble = self.mechanism.trouble(fresh=own is not None)
@@ -155,14 +158,25 @@ class DockerDeployment:
         lost = self._hang_up()
         with contextlib.ExitStack() as last:
             last.callback(self.engine.close)
-            last.callback(marks.sweep_up, self.mark)
+            last.callback(self._sweep_up)
             if self.mechanism is not None:
                 last.push(self.mechanism)  # its clients end before it does
             if lost:
                 raise gone(self.engine, "its containers could not be removed; the next run will")
             if self.device.kind == "cuda":
-                self.terminate(GPU_GRACE_S)
+                with contextlib.suppress(OutsideFailure):  # what does not end is killed
+                    self.terminate(GPU_GRACE_S)
             remains.remove(self.engine, self.mark)
+            self._removed = True
+
+    def _sweep_up(self) -> None:
+        """Remove what carries the mark on this host.
+
+        A launch whose containers could not be removed keeps its folder: only its state tells the
+        next igprof with that engine that they may go.
+        """
+        if self._removed or self.mark.kind == "t":
+            marks.sweep_up(self.mark)
 
     def detach(self) -> None:
         """Stop watching, and leave everything running."""
@@ -183,7 +197,8 @@ class DockerDeployment:
         """Ask all containers to end, and wait for that, but not longer than ``grace_s``."""
 
         def stop(each: Container) -> None:
-            with asking(self.engine, f"{each.name} cannot be stopped"):
+            doing = f"{each.name} cannot be stopped"
+            with asking(self.engine, doing), remains.unless_gone():
                 self.engine.client.stop(each.id, timeout=int(grace_s))
 
         with futures.ThreadPoolExecutor(max_workers=max(1, len(self.containers))) as pool:

@@ -28,10 +28,10 @@ def remove(engine: Engine, mark: Mark) -> None:
     wanted = {"label": f"{MARK_LABEL}={mark.name}"}
     with asking(engine, "containers cannot be removed"):
         for found in engine.client.containers(all=True, filters=wanted):
-            with _unless_gone():
+            with unless_gone():
                 engine.client.remove_container(found["Id"], v=True, force=True)
         for volume in engine.client.volumes(filters=wanted).get("Volumes") or ():
-            with _unless_gone():
+            with unless_gone():
                 engine.client.remove_volume(volume["Name"], force=True)
 
 
@@ -41,7 +41,8 @@ def reap(engine: Engine) -> list[str]:
     A launch that was killed before it was complete counts as transient. What others started, and
     what this machine's launches left running, stays.
     """
-    dead = [mark for mark in _marks(engine) if _may_go(mark)]
+    found = {mark.name: mark for mark in (*_marks(engine), *_launches(engine))}
+    dead = [mark for mark in found.values() if _may_go(mark)]
     for mark in dead:
         remove(engine, mark)
         marks.sweep_up(mark)
@@ -63,6 +64,15 @@ def _marks(engine: Engine) -> list[Mark]:
     return list(found.values())
 
 
+def _launches(engine: Engine) -> Iterator[Mark]:
+    """Launches of this machine on the engine by their folders: one may have had no container."""
+    for folder in marks.runs().iterdir():
+        mark, state = marks.parse(folder.name), marks.read_state(folder) or {}
+        here = state.get("host") == marks.host_id()
+        if mark is not None and here and state.get("engine") == engine.address.url:
+            yield mark
+
+
 def _may_go(mark: Mark) -> bool:
     if marks.owner_alive(mark):
         return False
@@ -73,7 +83,7 @@ def _may_go(mark: Mark) -> bool:
 
 
 @contextlib.contextmanager
-def _unless_gone() -> Iterator[None]:
+def unless_gone() -> Iterator[None]:
     """Somebody else may remove it first, or be at it."""
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from igniter_prof import files
 from igniter_prof.errors import BadInput, IgprofError, MissingCapability
@@ -75,7 +76,10 @@ def prepare(
         marks.reap()  # of runs that were killed before they had a container
         mark = marks.mint(launched=launched)
         files.make_cached(mark.folder)
-        marks.write_state(mark, {"complete": False})
+        state: dict[str, Any] = {"complete": False}
+        if launched:
+            state["engine"] = engine.address.url
+        marks.write_state(mark, state)
         try:
             return DockerDeployment(engine, mark, device, options)
         except BaseException:
