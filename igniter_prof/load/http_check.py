@@ -19,6 +19,8 @@ _VALUE = re.compile(r"[\t\x20-\x7e]*")
 _OURS = {"content-length", "transfer-encoding", "connection", "expect", "upgrade"}
 _SECRET = {"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"}
 _INTEGERS = {"UINT8": (0, 2**8 - 1), "INT32": (-(2**31), 2**31 - 1), "INT64": (-(2**53), 2**53)}
+_LARGEST_FP32 = 1.7e38
+"""Half of the largest: the difference of two must be one, too."""
 IMAGE_FORMS = ("png", "jpeg")
 
 
@@ -103,6 +105,12 @@ def _check_input(name: str, spec: HttpInput, where: str) -> None:
         raise BadInput("an axis is scaled twice", where=where)
     if spec.low > spec.high:
         raise BadInput(f"low ({spec.low:g}) is above high ({spec.high:g})", where=where)
+    if spec.datatype == "FP32" and max(abs(spec.low), abs(spec.high)) > _LARGEST_FP32:
+        raise BadInput(
+            f"low ({spec.low:g}) or high ({spec.high:g}) is out of the range of FP32",
+            where=where,
+            hint="datatype: FP64",
+        )
     if spec.datatype in _INTEGERS:
         least, most = _INTEGERS[spec.datatype]
         if math.ceil(spec.low) > math.floor(spec.high) or spec.low < least or spec.high > most:

@@ -84,7 +84,7 @@ def prepare_http(
             break
         arrays = {name: array if name in batched else array[0] for name, array in sample.items()}
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        bodies.append((_encode(server, arrays), 0))
+        bodies.append((_encode(server, arrays, where), 0))
         size += len(bodies[-1][0])
     return Payloads(
         bodies=tuple(bodies),
@@ -138,7 +138,7 @@ def _content_type(server: HttpServer) -> tuple[tuple[str, str], ...]:
     return (("Content-Type", kind or "application/json"),)
 
 
-def _encode(server: HttpServer, arrays: Sample) -> bytes:
+def _encode(server: HttpServer, arrays: Sample, where: str) -> bytes:
     """One request's body, so that nothing is left to encode while the clock runs."""
     if server.body is None:
         return b""
@@ -156,7 +156,14 @@ def _encode(server: HttpServer, arrays: Sample) -> bytes:
             return base64.b64encode(_bytes(array, reference.form)).decode()
         return _texts(array) if array.dtype == np.object_ else array.tolist()
 
-    return json.dumps(fill(server.body, value), allow_nan=False).encode()
+    try:
+        return json.dumps(fill(server.body, value), allow_nan=False).encode()
+    except ValueError as error:
+        raise BadInput(
+            "an input holds NaN or an infinity, and JSON has neither",
+            where=where,
+            hint="check the file of inputs, or low and high: they must be within the datatype",
+        ) from error
 
 
 def _texts(words: np.ndarray[Any, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from igniter_prof.files import read_json
 
 SAMPLES = 8
 """Different requests that are sent in turn, so that a cache of answers would be noticed."""
+MOST_VALUES = 2**28
+"""Of one input of one request without the batch: 1 GiB of FP32."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_SPREAD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -82,6 +85,7 @@ def scaled_shape(
 
     Raises:
         BadInput: a dynamic dimension is not fixed by anybody, or nothing is there to scale.
+        CannotTake: it is too large for a request.
     """
     native = given.get(spec.name) or spec.native_shape or spec.shape
     if len(native) != len(spec.shape) or any(
@@ -98,12 +102,28 @@ def scaled_shape(
             hint=f"give them in the sweep: models: [{{name: …, shapes: {{{spec.name}: […]}}}}]",
         )
     if scale == 1.0:
-        return native
+        return _affordable(spec.name, native)
     dynamic = tuple(axis for axis, side in enumerate(spec.shape) if side == -1)
     axes = spec.scaled_axes if spec.scaled_axes is not None else dynamic
-    return tuple(
-        max(1, round(side * scale)) if axis in axes else side for axis, side in enumerate(native)
+    return _affordable(
+        spec.name,
+        tuple(
+            max(1, round(side * scale)) if axis in axes else side
+            for axis, side in enumerate(native)
+        ),
     )
+
+
+def _affordable(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape. Raises CannotTake where no request could hold an input of it."""
+    values = math.prod(shape)
+    if values > MOST_VALUES:
+        raise CannotTake(
+            f"shape {list(shape)} is {values:.3g} values, a request has at most {MOST_VALUES:.3g}",
+            where=f"input '{name}'",
+            hint="smaller shapes or input scales",
+        )
+    return shape
 
 
 Sample = dict[str, np.ndarray[Any, Any]]

@@ -74,6 +74,19 @@ def test_a_scaled_side_keeps_its_least_length() -> None:
     }
 
 
+def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", image=np.full((2, 3, 20, 30), np.nan, np.float32))
+    spec = {"inputs": {"image": {"shape": [1, 3, 20, 30]}}, "body": "${image}"}
+    with pytest.raises(BadInput, match="JSON has neither"):
+        _prepare(spec, source=InputSource(path=tmp_path / "x.npz"))
+    spec["inputs"] = {"image": {"shape": [1, 3, 20, 30], "low": -3e38, "high": 3e38}}
+    with pytest.raises(BadInput, match="out of the range of FP32"):
+        _prepare(spec)
+    spec["inputs"] = {"image": {"shape": [1, 3, 10**6, 10**6]}}
+    with pytest.raises(CannotTake, match="a request has at most"):
+        _prepare(spec)
+
+
 def test_batches_go_along_a_leading_axis_of_one() -> None:
     spec = {
         "inputs": {"x": {"shape": [1, 4]}, "flags": {"shape": [2], "datatype": "INT32"}},

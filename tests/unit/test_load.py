@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from igniter_prof.errors import BadInput
-from igniter_prof.load import Call, Generator, InputSource, Job, LoadError, prepare
+from igniter_prof.load import Call, CannotTake, Generator, InputSource, Job, LoadError, prepare
 from igniter_prof.load import payloads as payloads_module
 from igniter_prof.load import samples as samples_module
 from igniter_prof.load.arrivals import arrivals_s
@@ -119,6 +119,11 @@ def test_unknown_dynamic_dimensions_are_asked_for() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(BadInput, match="does not fit"):
         _prepare(source=InputSource(shapes={"x": (1, 20, 20)}))
+
+
+def test_what_no_request_could_hold_is_refused() -> None:
+    with pytest.raises(CannotTake, match="a request has at most"):
+        _prepare(input_scale=1000.0)
 
 
 def test_grpc_payloads_are_the_same_request() -> None:
