@@ -30,7 +30,7 @@ _FIELDS = (
 _ANSWERS = ("latency_ms", "latency_low_ms", "latency_high_ms")
 _MORE_ANSWERS = ("energy_j", "energy_low_j", "energy_high_j", "note")
 """Columns of the answer that are there only if one has a value."""
-_NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>[1-9]\d*)")
+_NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>[1-9]\d{0,3})", re.ASCII)
 _MISTYPED = re.compile(rf"(?P<name>{'|'.join(_FIELDS)})[\W_]*(?P<number>\d*)", re.IGNORECASE)
 """A tenant's column without its number, or with another way to write it."""
 
@@ -128,7 +128,7 @@ def _tenant_numbers(header: list[str], path: Path) -> tuple[int, ...]:
         match = _NUMBERED.fullmatch(column)
         if match is None:
             if mistyped := _MISTYPED.fullmatch(column):
-                meant = f"{mistyped['name'].lower()}_{int(mistyped['number'] or 1) or 1}"
+                meant = f"{mistyped['name'].lower()}_{int(mistyped['number'][:4] or 1) or 1}"
                 raise BadInput(
                     f"unknown column '{column}'", where=where, hint=f"did you mean '{meant}'?"
                 )
