@@ -149,6 +149,20 @@ def test_the_tutorials_table(tmp_path: Path) -> None:
     assert text == f"scale,width,height,time\n0.5000,40,30,{latency.mean_ms / 1000:.4f}\n"
 
 
+def test_a_baseline_is_no_further_line_of_the_tutorials_table(tmp_path: Path) -> None:
+    tenant = Tenant(model="fcn", input_scale=0.5, cpu_cores=2.0, memory_mib=4096.0, gpu=True)
+    found = []
+    for baseline in (True, False):
+        cell = Cell(device=GPU.id, tenants=(tenant,), baseline=baseline)
+        one, requests = dataset_samples.sample(cell, 20.0 + baseline, count=40)
+        made = one.tenants[0].model_copy(update={"input_shapes": {"tensor": (1, 3, 30, 40)}})
+        found.append((one.model_copy(update={"tenants": (made,)}), requests))
+    head = dataset_samples.manifest("fcn", device=GPU)
+    export_acprof(dataset_samples.write(tmp_path / "own", found, head), tmp_path / "out")
+    (row,) = _read(tmp_path / "out" / "fcn" / "inference_time_GPU+CPU2+Mem4.csv")
+    assert float(row["time"]) == pytest.approx(0.020, rel=0.02)
+
+
 def test_what_we_export_can_be_imported(tmp_path: Path) -> None:
     profile, measured = _own(tmp_path, power=POWER)
     export_acprof(profile, tmp_path / "out")

@@ -280,3 +280,8 @@ def test_the_verb_tells_on_standard_error_and_as_json(tmp_path: Path) -> None:
     again = CliRunner().invoke(igprof, arguments)
     assert isinstance(again.exception, BadInput)
     assert "holds a profile already" in str(again.exception)
+
+
+def test_a_path_that_can_be_none_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such file or folder"):
+        import_acprof([tmp_path / ("a" * 5000)], tmp_path / "p")

@@ -322,7 +322,8 @@ def _write_tutorial(folder: Path, points: Sequence[_Point], done: Exported) -> N
     tables: dict[str, Table] = {}
     for point in points:
         picture, latency = _picture(point), point.tenant.latency
-        if picture is None or latency is None or point.measurement.cell.repeat:
+        cell = point.measurement.cell
+        if picture is None or latency is None or cell.repeat or cell.baseline:
             continue
         tenant = point.tenant.tenant
         parts = ["GPU"] if point.gpu else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_all(sources: Sequence[Path]) -> Content:
     content = Content()
     for source in sources:
         source = Path(source)
-        if not source.exists():
+        if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a long name
             raise BadInput("no such file or folder", where=str(source), hint="check the path")
         if source.is_file():
             _read_file(source, content)

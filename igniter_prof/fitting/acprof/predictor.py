@@ -70,7 +70,8 @@ class AcprofPredictor:
 
         Raises:
             BadInput: a cell of several tenants, several instances or a share of the GPU, a model
-                or a mode (GPU or not) that was not measured, or a quantity that the fit needs is not given.
+                or a mode (GPU or not) that was not measured, or a quantity that the fit needs is
+                not given.
         """
         found = []
         for cell in cells:
