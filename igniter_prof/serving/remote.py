@@ -200,9 +200,10 @@ def parse_address(
     try:
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # UnicodeError, a ValueError: no host can be called so
     except ValueError:
         host, port = None, None
-    extra = not host or parts.path.strip("/") or parts.query or parts.username
+    extra = not host or port == 0 or parts.path.strip("/") or parts.query or parts.username
     if extra or scheme not in ("", "http", "https"):
         # the text may hold a password: do not repeat it
         raise BadInput(

@@ -224,7 +224,17 @@ def test_addresses(text: str, expected: tuple[str, str, bool]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "ftp://host", "host:port", "host:99999", "http://host/path", "http://me:pw@host"],
+    [
+        None,
+        "",
+        "ftp://host",
+        "host:port",
+        "host:99999",
+        "host:0",
+        "a..b:80",
+        "http://host/path",
+        "http://me:pw@host",
+    ],
 )
 def test_what_is_no_address_is_refused_and_not_repeated(text: str | None) -> None:
     with pytest.raises(BadInput) as refusal:
