@@ -24,7 +24,7 @@ from typing import Any, Final
 from igniter_prof.errors import MissingCapability, OutsideFailure
 from igniter_prof.monitors.contract import Counted, Scene, Seen
 from igniter_prof.monitors.power import TraceInfo, analyse
-from igniter_prof.monitors.power.analysis import mean_power_w
+from igniter_prof.monitors.power.analysis import AVERAGED_S, mean_power_w
 from igniter_prof.monitors.power.buffer import Buffer
 from igniter_prof.monitors.power.card import Card, nvml_library, start
 from igniter_prof.monitors.sampling import Sampler, rate_of
@@ -182,8 +182,9 @@ class NvmlMonitor:
             self._notes.append(f"the bare idle power was measured {age_s / 60:.0f} min before")
 
     def _mean_w(self, seconds: float) -> float | None:
-        """The mean power of the next seconds."""
-        begin_ns = time.monotonic_ns()
+        """The mean power of the next seconds; where readings lag, of those after what they show."""
+        lag_s = AVERAGED_S if self._info.averaged else 0.0
+        begin_ns = time.monotonic_ns() + int(lag_s * NS_PER_S)
         end_ns = begin_ns + int(seconds * NS_PER_S)
         self._wait_until(end_ns)
         return mean_power_w(self._buffer.trace(), begin_ns, end_ns)

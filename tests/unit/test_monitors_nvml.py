@@ -224,6 +224,21 @@ def test_the_power_that_lags_is_named() -> None:
     assert power.part_time_sensor is None
 
 
+def test_an_idle_power_is_not_that_of_the_second_before() -> None:
+    gpu = _fresh(RTX)
+    known = {gpu.uuid: BareIdle(80.0, time.monotonic_ns())}
+    monitor = NvmlMonitor(FakeNvml(gpu), gpu.uuid, 50.0, known, context_idle_s=0.2)
+    with monitor:
+        # what loading the model took, and until when a reading that averages shows it
+        gpu.set_power(300.0)
+        gpu.levels.append((time.monotonic() + 0.9, 110.0))
+        time.sleep(0.1)
+        start_ns = time.monotonic_ns()
+        monitor.attach(_scene(Tenant(model="a")))
+        seen = monitor.seen(Counted(start_ns, time.monotonic_ns(), (1,)))
+    assert seen.fields["power"].context_idle_w == pytest.approx(110, rel=1e-3)
+
+
 def test_a_slice_tells_of_its_card_and_is_given_no_energy() -> None:
     gpu = _fresh(A100, slices=("MIG-1", "MIG-2"), name="A100 with slices")
     seen, power = _watch(gpu, uuid="MIG-2")
