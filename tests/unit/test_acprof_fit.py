@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,6 +290,28 @@ def test_damaged_coefficients_are_refused(coefficients: Coefficients, tmp_path: 
         (tmp_path / "c.json").write_text(json.dumps(damaged))
         with pytest.raises(BadInput, match=what):
             load_coefficients(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"containers": []}, "containers"),
+        ({"interval": [0.5, -0.5]}, "interval"),
+        ({"interval": [-1e5, 1e5]}, "interval"),
+        ({"region": {"size": [400.0, 10.0]}}, "do not rise"),
+        ({"knots": {"size": [400.0, 10.0]}}, "do not rise"),
+    ],
+)
+def test_limits_that_are_none_are_refused(
+    coefficients: Coefficients, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    document = json.loads(coefficients.model_dump_json())
+    task = document["extra"]["tasks"][0]
+    for name, value in change.items():
+        task[name] = {**task[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    with pytest.raises(BadInput, match=what):
+        load_coefficients(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize(

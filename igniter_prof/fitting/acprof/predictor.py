@@ -23,6 +23,8 @@ _OUTSIDE = 0.5
 
 What has no part in the fit counts as such a factor."""
 _SAME = 1e-9
+_WIDEST = 50.0
+"""No side of an interval is wider, as a logarithm."""
 
 Knots = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
@@ -38,8 +40,10 @@ class TaskDocument(Record, extra="ignore"):
     knots: dict[str, Knots] = Field(default={})
     size_name: Literal["input_size", "input_scale"]
     region: dict[str, tuple[Positive, Positive]]
-    containers: tuple[tuple[float, float], ...] | None = None
-    interval: tuple[Finite, Finite]
+    containers: Annotated[tuple[tuple[Finite, Finite], ...], Field(min_length=1)] | None = None
+    interval: tuple[
+        Annotated[float, Field(ge=-_WIDEST, le=0)], Annotated[float, Field(ge=0, le=_WIDEST)]
+    ]
     cv: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
@@ -257,6 +261,9 @@ def _form(
         raise BadInput(f"'{task.form}' is no form of this igprof", where=where, hint=_AGAIN)
     if not set(task.axes) <= set(task.region) <= set(AXES):
         raise BadInput("a region does not fit its form", where=where, hint=_AGAIN)
+    rising = all(list(knots) == sorted(set(knots)) for knots in task.knots.values())
+    if not rising or any(low > high for low, high in task.region.values()):
+        raise BadInput("knots or a region do not rise", where=where, hint=_AGAIN)
     form = Form(task.form, task.axes, task.knots)
     known = coefficients.models[task.model]
     start = prefix(task.gpu, task.target)
