@@ -153,3 +153,23 @@ def test_a_model_sees_nothing_of_the_host_and_of_others(
         assert not any(name.startswith(("nvidia", "sd", "vd", "kvm")) for name in there["devices"])
         assert "docker.sock" not in json.dumps(there["mounts"])
         assert "DOCKER_HOST" not in there["environment"]
+
+
+def test_an_images_other_name_for_root_is_refused(on_engine: PrivateEngine, tmp_path: Path) -> None:
+    users = tmp_path / "passwd"
+    users.write_text("app:x:0:0::/:/bin/sh\n")
+    image = "igprof-alias:test"
+    on_engine.docker("create", "--name", "alias", FLASK_IMAGE)
+    on_engine.docker("cp", str(users), "alias:/etc/passwd")
+    on_engine.docker("commit", "--change", "USER app", "alias", image)
+    on_engine.docker("rm", "alias")
+    server = HttpServer.model_validate({**HTTP, "image": image})
+    options = ServeOptions(runtime="docker", http={"x": server})
+    tenant = Tenant(model="x")
+    with (
+        pytest.raises(BadInput, match="'app' is root by another name"),
+        deploy(device_for("cpu", options), [tenant], options=options),
+    ):
+        pytest.fail("it ran as root")
+    on_engine.docker("rmi", image)
+    assert on_engine.containers() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -12,7 +13,7 @@ import pytest
 
 from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.serving import marks
-from igniter_prof.serving.docker import engine, models, remains, stats
+from igniter_prof.serving.docker import engine, inside, models, remains, stats
 from igniter_prof.serving.docker.engine import Address, Engine
 from igniter_prof.zoo import Rendered
 
@@ -139,11 +140,49 @@ def test_only_an_engine_of_this_very_system_is_local() -> None:
 def test_an_address_is_shown_without_its_password() -> None:
     assert engine._shown("ssh://me:secret@host") == "ssh://me:***@host"
 
+    assert engine._shown("tcp://me:se[cr@t@host:1") == "tcp://me:***@host:1"
+    assert engine._shown("tcp://[::1]:2375") == "tcp://[::1]:2375"
 
-def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "nonsense://x")
-    with pytest.raises(BadInput, match="no address of an engine"):
+
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense://x", "tcp://h:port", "tcp://h:99999", "http://[x", "tcp://u:se[cret@h:1", " "],
+)
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(BadInput, match="no address of an engine") as caught:
         engine.connect()
+    assert "se[cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("passwd", "number"),
+    [
+        (b"root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n", 1000),
+        (b"app:x:0:0::/:/bin/sh\n", 0),
+        (b"app:x:0:0::/:\napp:x:1000:1000::/:\n", 0),  # the first one counts
+        (b"app:x: 5:0::/:\n", 0),  # to the engine that is no number
+        (b"app\n", 0),
+        (b"other:x:5:5::/:\n", None),
+        (None, None),  # a link
+    ],
+)
+def test_a_user_is_looked_up_as_the_engine_does(passwd: bytes | None, number: int | None) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("passwd")
+        if passwd is None:
+            member.type, member.linkname = tarfile.SYMTYPE, "elsewhere"
+        else:
+            member.size = len(passwd)
+        archive.addfile(member, None if passwd is None else io.BytesIO(passwd))
+
+    class Client:
+        def get_archive(self, container: str, path: str) -> tuple[Any, dict[str, Any]]:
+            return (chunk for chunk in [packed.getvalue()]), {}
+
+    asked = Engine(Address("unix:///x", "test"), Client(), {})  # type: ignore[arg-type]
+    assert inside.user_id(asked, "c", "app") == number
 
 
 def test_an_engine_that_has_answered_before_has_gone(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from igniter_prof.errors import BadInput
-from igniter_prof.records import Device, HttpServer
-from igniter_prof.serving import ServeOptions, marks
+from igniter_prof.records import Device, HttpServer, Tenant
+from igniter_prof.serving import ServeOptions, check_tenants, marks
 from igniter_prof.serving.docker import naming, spec
 from igniter_prof.serving.docker.images import _parts
 from igniter_prof.serving.docker.recipes import user_of
@@ -81,13 +81,16 @@ def test_what_a_share_of_a_gpu_needs() -> None:
     assert (request["DeviceIDs"], request["Capabilities"]) == (["GPU-1"], [["gpu"]])
     assert arguments["environment"]["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "50"
     assert "NVIDIA_VISIBLE_DEVICES" not in arguments["environment"]
+    assert arguments["environment"]["CUDA_VISIBLE_DEVICES"] == "GPU-1"  # an image's index is not
     assert arguments["user"] == "1234:1234"
     assert [mount["ReadOnly"] for mount in limits["mounts"]] == [True, False]
 
 
 def test_a_memory_cap_that_docker_does_not_take() -> None:
-    with pytest.raises(BadInput, match="6 MiB at least"):
-        created(Grant(caps=Caps(memory_mib=5)))
+    tenants = [Tenant(model="m", memory_mib=5)]
+    check_tenants(tenants, DEVICE, "own", ServeOptions())
+    with pytest.raises(BadInput, match="6 MiB at least"):  # in preflight, not amid a sweep
+        check_tenants(tenants, DEVICE, "own", ServeOptions(runtime="docker"))
 
 
 def test_servers_that_share_memory_have_regions_of_their_own() -> None:
@@ -169,7 +172,7 @@ def test_a_server_without_an_image_cannot_be_a_container() -> None:
 
 
 def test_no_image_is_run_as_root() -> None:
-    for root in ("", "0", "0:0", "00", "root", "root:users"):
+    for root in ("", "0", "0:0", "00", "+0", "-0:5", "root", "root:users"):
         assert user_of(root) == "65534:65534", root
     assert user_of("1000:1000") == "1000:1000"
     assert user_of("triton-server") == "triton-server"

@@ -205,8 +205,10 @@ def test_before_volta_there_are_no_shares(machine: FakeMachine) -> None:
     with pytest.raises(MissingCapability, match=r"compute capability 6\.1"):
         Mps(machine.device, HALVES, ServeOptions()).__enter__()
     assert machine.started() == []
-    with Mps(machine.device, [Tenant(model="m")], ServeOptions()):
+    with Mps(machine.device, [Tenant(model="m", instances=16)], ServeOptions()):
         pass
+    with pytest.raises(BadInput, match="MPS takes 16 clients"):
+        Mps(machine.device, [Tenant(model="m", instances=17)], ServeOptions()).__enter__()
 
 
 def test_without_the_program_shares_are_refused_before_anything(

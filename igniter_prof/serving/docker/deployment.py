@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igniter_prof import probe
-from igniter_prof.errors import OutsideFailure
+from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.records import ColdStart, Device, Endpoint, Status, Tenant, Usage
 from igniter_prof.serving import marks
 from igniter_prof.serving.contract import Progress, ServeOptions
@@ -247,6 +247,7 @@ class DockerDeployment:
         seconds = time.monotonic() - began
         for warning in created.get("Warnings") or ():
             progress(f"the engine warns: {warning}")
+        self._expect_no_root(created["Id"], arguments["user"], model)
         found = Container(
             engine=self.engine,
             recipe=recipe,
@@ -259,6 +260,18 @@ class DockerDeployment:
         )
         found.phases.create_s = seconds
         return found
+
+    def _expect_no_root(self, container: str, user: str, model: str) -> None:
+        """Raise BadInput where a user has a name that may be another one of root's."""
+        name = user.partition(":")[0]
+        if name.isascii() and name.isdigit():
+            return  # never 0, see user_of
+        if not inside.user_id(self.engine, container, name):
+            raise BadInput(
+                f"its image's user '{name}' is root by another name, or none",
+                where=f"model {model}",
+                hint="give the image a user by number, such as USER 1000",
+            )
 
     def _verify(self, tenants: Sequence[Tenant]) -> None:
         """See that each tenant really has its share. Raises OutsideFailure."""

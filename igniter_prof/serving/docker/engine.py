@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ INSTALL_HINT = (
 )
 
 
+_PASSWORD = re.compile(r"(://[^/:@]*):.*@", re.DOTALL)
 _answered: set[str] = set()
 """Addresses of engines that have answered this process."""
 
@@ -168,8 +170,10 @@ def open_client(address: Address) -> docker.APIClient:
         )
     except docker.errors.TLSParameterError as error:
         raise BadInput(f"the certificates for the engine: {error}") from error
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        if "Invalid bind address" in str(error):
+    # the SDK does not say that a port is no number: the URL's parser does
+    except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
+        unread = isinstance(error, ValueError) and not isinstance(error, requests.RequestException)
+        if unread or "Invalid bind address" in str(error):
             raise BadInput(
                 f"'{_shown(address.url)}' is no address of an engine ({address.source})",
                 hint="unix:///path, tcp://host:port or ssh://user@host",
@@ -260,8 +264,8 @@ class Lifeline:
 
 def _shown(url: str) -> str:
     """An address without the password that may be in it."""
-    parts = urlsplit(url)
-    return url if parts.password is None else url.replace(f":{parts.password}@", ":***@")
+    # by hand: it may be no URL at all
+    return _PASSWORD.sub(r"\1:***@", url)
 
 
 def _reason(error: BaseException) -> str:
@@ -280,4 +284,6 @@ def _hint(address: Address, error: BaseException) -> str:
         if "Connection refused" in str(error):
             return "sudo systemctl start docker"
         return INSTALL_HINT
+    if "paramiko" in str(error):
+        return "the Python package paramiko makes ssh:// possible: pip install paramiko"
     return "check the address and that the engine listens there: docker version"

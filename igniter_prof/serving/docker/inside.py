@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tarfile
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import docker.errors
 import requests
 
 from igniter_prof.serving.docker.engine import Engine
+
+MAX_PASSWD_BYTES = 1 << 20
 
 
 def total_bytes(engine: Engine, container: str, path: str) -> int | None:
@@ -31,6 +34,34 @@ def total_bytes(engine: Engine, container: str, path: str) -> int | None:
                 return sum(int(member.size) for member in archive if member.isfile())
         except (tarfile.TarError, requests.RequestException, OSError):
             return None
+
+
+def user_id(engine: Engine, container: str, name: str) -> int | None:
+    """The number of a user by a container's own list; None if it is not in it.
+
+    Read as the engine reads it: the first entry of that name counts, and what is no number is 0.
+    """
+    try:
+        stream, _ = engine.client.get_archive(container, "/etc/passwd")
+    except (docker.errors.DockerException, requests.RequestException, OSError):
+        return None
+    with contextlib.closing(stream):
+        try:
+            with tarfile.open(fileobj=cast("Any", _Reader(stream)), mode="r|") as archive:
+                member = archive.next()
+                # what a link leads to would be somebody else's word
+                content = None if member is None else archive.extractfile(member)
+                if content is None or member is None or not member.isreg():
+                    return None
+                text = content.read(MAX_PASSWD_BYTES).decode(errors="replace")
+        except (tarfile.TarError, requests.RequestException, OSError):
+            return None
+    for line in text.split("\n"):
+        fields = line.strip().split(":")
+        if fields[0] == name:
+            number = fields[2] if len(fields) > 2 else ""
+            return int(number) if re.fullmatch(r"[+-]?[0-9]+", number) else 0
+    return None
 
 
 class _Reader:

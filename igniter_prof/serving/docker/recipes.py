@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ from igniter_prof.serving.shares import Grant, threads_of
 
 if TYPE_CHECKING:
     from igniter_prof.zoo import Rendered
+
+
+_NUMBER = re.compile(r"[+-]?[0-9]+")
+"""What an engine takes for a user's number: +0 is root's, too."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ def http_recipe(
         environment=naming.environment_of(server, threads),
         grant=grant,
         threads=threads,
-        user=user_of(image.user),
+        # MPS serves one user at a time
+        user=_own_user() if grant.host_ipc else user_of(image.user),
     )
 
 
@@ -83,16 +89,20 @@ def triton_recipe(
         grant=grant,
         threads=threads,
         models=mounts,
-        # what igprof wrote may be its user's alone: but root's is made readable for nobody
-        user=user_of("") if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}",
+        user=_own_user(),
     )
     return recipe, rendered
+
+
+def _own_user() -> str:
+    """Igprof's own user, whose alone its files may be; for root nobody, who can read them."""
+    return user_of("") if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
 
 
 def user_of(wanted: str) -> str:
     """The user of an image if it is not root, else nobody."""
     name = wanted.partition(":")[0]
-    root = name in ("", "root") or (name.isdigit() and int(name) == 0)
+    root = name in ("", "root") or (_NUMBER.fullmatch(name) and int(name) == 0)
     return f"{spec.NOBODY}:{spec.NOBODY}" if root else wanted
 
 

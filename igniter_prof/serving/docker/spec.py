@@ -9,7 +9,6 @@ from typing import Any
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from igniter_prof.config.devices import format_cores
-from igniter_prof.errors import BadInput
 from igniter_prof.records import Device
 from igniter_prof.serving.docker.naming import check_image
 from igniter_prof.serving.marks import Mark
@@ -24,8 +23,6 @@ memory cap as far as it is used."""
 TMPFS_MIB = 256
 PIDS_LIMIT = 4096
 NOBODY = 65534
-MIN_MEMORY_MIB = 6
-"""The smallest memory cap that Docker takes."""
 LOG_FILES, LOG_SIZE = 2, "16m"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 MODELS = "/models"
@@ -95,7 +92,7 @@ def creation(
         publish: whether its ports are to be reached through the engine's host.
 
     Raises:
-        BadInput: a limit that Docker does not take.
+        BadInput: the image's name is none.
     """
     grant, caps = recipe.grant, recipe.grant.caps
     check_image(recipe.image)
@@ -110,6 +107,8 @@ def creation(
     }
     if grant.gpus:
         del environment["NVIDIA_VISIBLE_DEVICES"]  # the request below names them
+        # an image may choose by index, and a daemon of MPS renumbers
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(grant.gpus)
     mounts = [
         # in the host's own mounts only the files of this very model are seen
         Mount(target, source, type="volume" if "/" not in source else "bind", read_only=True)
@@ -145,11 +144,6 @@ def creation(
     if cores := caps.cpuset or device.cores:
         limits["cpuset_cpus"] = format_cores(cores)
     if caps.memory_mib is not None:
-        if caps.memory_mib < MIN_MEMORY_MIB:
-            raise BadInput(
-                f"a memory cap of {caps.memory_mib:g} MiB is too small: Docker takes"
-                f" {MIN_MEMORY_MIB} MiB at least"
-            )
         # equal: without it a container gets as much swap as memory
         limits["mem_limit"] = limits["memswap_limit"] = int(caps.memory_mib * BYTES_PER_MIB)
     if grant.gpus:

@@ -27,6 +27,8 @@ MECHANISMS: dict[str, MechanismFactory] = {
     "mig": Mig,
     "time-slicing": TimeSlicing,
 }
+DOCKER_MIN_MIB = 6
+"""The smallest memory cap that Docker takes."""
 
 
 def mechanism_for(
@@ -100,6 +102,13 @@ def check_tenants(
             f"the shares add up to {total:g}%", where=device.id, hint="at most 100% is there"
         )
     options = options or ServeOptions()
+    small = next((t for t in tenants if (t.memory_mib or DOCKER_MIN_MIB) < DOCKER_MIN_MIB), None)
+    if options.runtime == "docker" and small is not None:
+        raise BadInput(
+            f"a memory cap of {small.memory_mib:g} MiB is too small",
+            where=f"tenant {small.model}",
+            hint=f"Docker takes {DOCKER_MIN_MIB} MiB at least",
+        )
     if server == "own":
         mechanism_for(device, tenants, options)
         return

@@ -43,6 +43,7 @@ VOLTA = (7, 0)
 DOCUMENTED_CLIENTS = ((13_010, 60), (0, 48))
 """CUDA version and how many clients of a GPU are documented from it on. Often fewer are possible
 (memory, MIG), and those that did not get in are found by ``verify``."""
+CLIENTS_BEFORE_VOLTA = 16
 VERIFY_TIMEOUT_S = 15.0
 FAULT_EVERY_S = 2.0
 
@@ -235,6 +236,8 @@ class Mps(Plain):
             if inside
         ]
         limit = next(limit for since, limit in DOCUMENTED_CLIENTS if known.cuda_version >= since)
+        if known.compute_capability < VOLTA:
+            limit = CLIENTS_BEFORE_VOLTA
         if sum(each) > limit and not is_slice(self.device):
             raise BadInput(
                 f"{sum(each)} processes would use the GPU, and MPS takes {limit} clients",
