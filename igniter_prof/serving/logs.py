@@ -9,6 +9,8 @@ TAIL_BYTES = 64 * 1024
 TAIL_LINES = 20
 
 _TABLE = re.compile(r"^[+|]")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""Colours and other orders to a terminal: what a stranger's server writes is shown on ours."""
 _PREFIX = re.compile(r'^[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] ?"?')
 _EXPECTED = ("CudaDriverHelper", "pinned system memory", "DCGM", "initialize NVML")
 _PORT = re.compile(
@@ -66,6 +68,6 @@ def _lines(log: Path) -> list[str]:
         return []
     return [
         line
-        for line in text.splitlines()
+        for line in _CONTROL.sub("", text).splitlines()
         if line.strip() and not _TABLE.match(line) and not any(word in line for word in _EXPECTED)
     ]

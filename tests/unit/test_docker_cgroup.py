@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -106,6 +107,22 @@ def test_a_kill_is_remembered_when_the_group_is_gone(tmp_path: Path, version: in
     finally:
         watch.close()
     watch.close()  # again is no error
+
+
+def test_a_group_at_its_cap_is_not_read_on_and_on_for_want_of_page_cache(tmp_path: Path) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\nhigh 0\nmax 1\noom 0\noom_kill 0\n")
+    watch = OomWatch(Group(version=2, cpu=tmp_path, cpuacct=tmp_path, memory=tmp_path))
+    try:
+        with contextlib.ExitStack() as stack:
+            _, short = watch._subscribe(stack)
+            events.write_text("low 0\nhigh 0\nmax 9\noom 0\noom_kill 0\n")
+            assert not short()
+            events.write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 0\n")
+            assert short()
+            assert not short()
+    finally:
+        watch.close()
 
 
 def test_without_the_kernels_notice_the_counter_is_polled(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import requests
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.records import Device, Status
 from igniter_prof.serving import ServeOptions, cgroup, marks
-from igniter_prof.serving.docker import remains
+from igniter_prof.serving.docker import container, readiness, remains
 from igniter_prof.serving.docker.container import Container
 from igniter_prof.serving.docker.deployment import DockerDeployment
 from igniter_prof.serving.docker.engine import Address, Engine
@@ -118,6 +120,27 @@ def test_a_launch_that_was_killed_before_its_first_container_leaves_no_folder(
     found = deployment(client, ended(marks.mint(launched=True)), containers=0)
     assert remains.reap(found.engine) == [found.mark.name]
     assert not found.mark.folder.exists()
+
+
+def test_no_time_of_a_cold_start_is_nobodys(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server works already while the engine is asked for its address."""
+    clock = iter([10.0, 11.0])  # the engine takes a second to start it
+    fake = types.SimpleNamespace(monotonic=lambda: next(clock, 14.0))
+    for module in (container, readiness):
+        monkeypatch.setattr(module, "time", fake)
+    each = deployment(client, marks.mint(), containers=1).containers[0]
+    monkeypatch.setattr(client, "start", lambda name: None, raising=False)
+    monkeypatch.setattr(each, "_inspect", lambda: {"State": {}})
+    monkeypatch.setattr(each, "ending", lambda: None)
+    monkeypatch.setattr(readiness, "_answers", lambda each: True)
+    monkeypatch.setattr(readiness, "_is_ready", lambda each: True)
+    monkeypatch.setattr(each, "read_log", lambda: "")
+    each.phases.create_s = 0.5
+    each.start()
+    readiness.await_ready(each, 60, threading.Event())
+    assert (each.phases.start_s, each.phases.serve_s, each.phases.ready_s) == (1.0, 3.0, 4.5)
 
 
 class Faulty(Plain):

@@ -26,6 +26,11 @@ def log_of(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def test_a_server_gives_our_terminal_no_orders(tmp_path: Path) -> None:
+    log = log_of(tmp_path, "\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b2Jgone\ttab\n")
+    assert logs.tail(log) == "red ]0;title2Jgone\ttab"
+
+
 @pytest.mark.parametrize(
     ("line", "cause"),
     [

@@ -70,6 +70,8 @@ class Container:
     lifeline: Lifeline | None = None
     """Where the engine tells of memory that ran out."""
     phases: Phases = field(default_factory=Phases)
+    started_s: float | None = None
+    """Monotonic clock when the engine had started it."""
     pid: int | None = None
     """Of its first process, as this host numbers it; None with an engine elsewhere."""
     group: Group | None = None
@@ -108,7 +110,8 @@ class Container:
             raise TenantFailure(self.recipe.indices[0], status, f"did not start: {text}") from error
         except (requests.RequestException, OSError) as error:
             raise gone(self.engine, "while a container was started") from error
-        self.phases.start_s = time.monotonic() - began
+        self.started_s = time.monotonic()
+        self.phases.start_s = self.started_s - began
         state = self._inspect()
         if self.engine.local and state["State"].get("Pid"):
             self.pid = int(state["State"]["Pid"])

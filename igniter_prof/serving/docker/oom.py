@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import threading
 import time
@@ -73,7 +74,9 @@ class OomWatch:
                 ready = {descriptor for descriptor, _ in poller.poll()}
                 if notice not in ready:
                     continue
-                quieten()
+                if not quieten():
+                    self._read()
+                    continue
                 deadline = time.monotonic() + CATCH_S
                 before = self._kills
                 while not self._closed.is_set() and time.monotonic() < deadline:
@@ -88,16 +91,26 @@ class OomWatch:
             if not self._read():
                 return
 
-    def _subscribe(self, stack: contextlib.ExitStack) -> tuple[int, Callable[[], object]]:
-        """The descriptor that gets ready at a notice, and what makes it quiet again."""
+    def _subscribe(self, stack: contextlib.ExitStack) -> tuple[int, Callable[[], bool]]:
+        """The descriptor that gets ready at a notice, and what makes it quiet again.
+
+        The latter says whether there was no memory left. Version 2 also tells, all the time, of
+        groups at their cap that only lose page cache: reading on would cost them CPU time.
+        """
         folder = self._group.memory
         if folder is None:
             raise FileNotFoundError("no memory controller")
         if self._group.version == 2:
             events = os.open(folder / "memory.events", os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, events)
-            os.read(events, 4096)  # from here on changes count
-            return events, lambda: os.pread(events, 4096, 0)
+            seen = _shortages(os.read(events, 4096))  # from here on changes count
+
+            def changed() -> bool:
+                nonlocal seen
+                before, seen = seen, _shortages(os.pread(events, 4096, 0))
+                return seen > before
+
+            return events, changed
         counter = os.open(folder / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, counter)
         notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -108,8 +121,15 @@ class OomWatch:
         finally:
             os.close(control)
 
-        def quieten() -> None:
+        def quieten() -> bool:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(notice)
+            return True
 
         return notice, quieten
+
+
+def _shortages(events: bytes) -> int:
+    """How often an allocation was about to fail, by ``memory.events``."""
+    found = re.search(rb"^oom (\d+)$", events, re.MULTILINE)
+    return int(found[1]) if found else 0

@@ -60,7 +60,7 @@ def await_ready(container: Container, timeout_s: float, stop: threading.Event) -
 
     Args:
         container: that was started.
-        timeout_s: from now.
+        timeout_s: since then.
         stop: set when the answer is of no interest any more.
 
     Raises:
@@ -68,7 +68,8 @@ def await_ready(container: Container, timeout_s: float, stop: threading.Event) -
         OutsideFailure: the engine went away.
     """
     phases = container.phases
-    began = time.monotonic()
+    # it works while the engine is asked where it is
+    began = container.started_s or time.monotonic()
     while not stop.is_set():
         if phases.serve_s is None and _answers(container):
             phases.serve_s = time.monotonic() - began
