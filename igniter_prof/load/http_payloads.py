@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,7 +124,9 @@ def _sample_spec(name: str, spec: HttpInput, scale: float, batched: bool) -> Inp
         native_shape=None,
         scaled_axes=None,
         # integers are drawn from below the upper end
-        value_range=(spec.low, spec.high if whole else spec.high + 1),
+        value_range=(spec.low, spec.high)
+        if whole
+        else (math.ceil(spec.low), math.floor(spec.high) + 1),
         normalise=spec.normalise is not None,
     )
 

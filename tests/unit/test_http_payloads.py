@@ -74,6 +74,16 @@ def test_a_scaled_side_keeps_its_least_length() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "drawn"),
+    [(1.5, 3, {2, 3}), (-2.5, -1.5, {-2}), (2**53, 2**53, {2**53}), (0, 0.5, {0})],
+)
+def test_integers_lie_between_low_and_high(low: float, high: float, drawn: set[int]) -> None:
+    spec = {"shape": [64], "datatype": "INT64", "low": low, "high": high}
+    documents = _documents(_prepare({"inputs": {"x": spec}, "body": "${x}"}))
+    assert {value for one in documents for value in one} == drawn
+
+
 def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", image=np.full((2, 3, 20, 30), np.nan, np.float32))
     spec = {"inputs": {"image": {"shape": [1, 3, 20, 30]}}, "body": "${image}"}
