@@ -32,7 +32,7 @@ def paint(path: Path, photo: Path | None) -> Path:
             with Image.open(photo) as image:
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
                 image.convert("RGB").save(path)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"is no readable image ({error})", where=str(photo)) from error
         return path
     large = 4 * SIDE  # drawn large and made small: smooth edges

@@ -206,9 +206,12 @@ def test_what_lies_outside_is_told_and_less_certain(coefficients: Coefficients) 
     assert "input_scale has no effect" in model.outside([scaled])[0]
 
 
-def test_a_cap_that_nobody_profiled_is_told() -> None:
-    tenants = [t.model_copy(update={"memory_mib": None}) for t in grid(gpus=[False])]
-    model = cell_predictor(fitted(measure(tenants, noise=0.01)))
+def test_a_cap_that_nobody_profiled_is_told(coefficients: Coefficients) -> None:
+    document = json.loads(coefficients.model_dump_json())
+    for task in document["extra"]["tasks"]:
+        del task["region"]["memory_mib"]  # as of a profile without caps
+        task["containers"] = None
+    model = cell_predictor(Coefficients.model_validate(document))
     plain = Tenant(model="m", cpu_cores=2, gpu=False, input_size=100)
     capped = plain.model_copy(update={"memory_mib": 512.0})
     assert model.outside([plain]) == []
@@ -221,27 +224,14 @@ def test_a_cap_that_nobody_profiled_is_told() -> None:
     assert held.latency_low_ms < free.latency_low_ms / 1.5
 
 
-def test_energy_beyond_where_it_was_measured_is_told() -> None:
-    found = [
-        one.model_copy(
-            update={
-                "tenants": (
-                    one.tenants[0].model_copy(
-                        update={
-                            "energy": TenantEnergy(
-                                energy_j=1.0, per_inference_j=0.01 * truth(tenant), method="x"
-                            )
-                        }
-                    ),
-                )
-            }
-        )
-        if (tenant.input_size or 0) <= 100
-        else one
-        for tenant in grid(gpus=[True])
-        for one in measure([tenant])
-    ]
-    model = cell_predictor(fitted(found))
+def test_energy_beyond_where_it_was_measured_is_told(coefficients: Coefficients) -> None:
+    document = json.loads(coefficients.model_dump_json())
+    task = next(one for one in document["extra"]["tasks"] if one["gpu"])
+    region = {**task["region"], "size": [10.0, 100.0]}
+    document["extra"]["tasks"].append({**task, "target": "energy", "region": region})
+    values = document["models"]["m"]
+    values |= {name.replace("gpu_latency", "gpu_energy"): one for name, one in values.items()}
+    model = cell_predictor(Coefficients.model_validate(document))
     asked = Tenant(model="m", cpu_cores=2, memory_mib=4096, gpu=True, input_size=300)
     assert model.outside([asked]) == [
         "m gpu energy: input_size 300 was not profiled (10 to 100 was)"

@@ -174,10 +174,15 @@ def test_a_picture_in_the_tutorials_colours(tmp_path: Path) -> None:
         assert beside.width > 1000
 
 
-def test_a_photo_is_made_small_and_a_broken_one_refused(tmp_path: Path) -> None:
+def test_a_photo_is_made_small_and_a_broken_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Image.new("RGBA", (2000, 1000)).save(tmp_path / "photo.png")
     with Image.open(picture.paint(tmp_path / "image.png", tmp_path / "photo.png")) as image:
         assert (image.mode, image.size) == ("RGB", (448, 224))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(BadInput, match="no readable image"):
         picture.paint(tmp_path / "image.png", tmp_path / "broken.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)  # a small file may hold a huge image
+    with pytest.raises(BadInput, match="no readable image"):
+        picture.paint(tmp_path / "image.png", tmp_path / "photo.png")
