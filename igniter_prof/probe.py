@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 5.0
+MAX_BYTES = 16 << 20
+"""Of a body: a stranger's server may send one without end."""
 
 
 class Unreachable(Exception):
@@ -38,7 +40,7 @@ def get(
     try:
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()
-        return response.status, response.read()
+        return response.status, response.read(MAX_BYTES)
     except (OSError, http.client.HTTPException, ValueError) as error:
         # ValueError: a header with a line break; its value must not be repeated
         text = "a header has an invalid value" if isinstance(error, ValueError) else str(error)

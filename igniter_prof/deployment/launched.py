@@ -209,7 +209,10 @@ def health(launched: Launched) -> list[Health]:
                 each.state.endpoints
             )
         else:
-            endings = [deployment.ending(index) for index in range(len(each.state.endpoints))]
+            try:
+                endings = [deployment.ending(index) for index in range(len(each.state.endpoints))]
+            finally:
+                serving.detach(deployment)
         workloads = each.workloads or ("",) * len(each.state.endpoints)
         for ending, workload, endpoint in zip(
             endings, workloads, each.state.endpoints, strict=True

@@ -23,7 +23,7 @@ from igniter_prof.records import (
     Stopping,
     WorkloadResult,
 )
-from igniter_prof.serving import Deployment, ServeOptions, TenantFailure, deploy
+from igniter_prof.serving import Deployment, ServeOptions, TenantFailure, deploy, detach
 from igniter_prof.session import Window, come_to_rest, conditions_of, failed_window, measure
 
 P99_REQUESTS = 662
@@ -80,11 +80,13 @@ def evaluate(
                 if on_device is not None:
                     on_device(planned.name, real.id)
                 try:
-                    deployment = (
-                        attached(plan, planned)
-                        if launched
-                        else stack.enter_context(deploy(real, tenants_of(planned), options=options))
-                    )
+                    if launched:
+                        deployment = attached(plan, planned)
+                        stack.callback(detach, deployment)
+                    else:
+                        deployment = stack.enter_context(
+                            deploy(real, tenants_of(planned), options=options)
+                        )
                 except TenantFailure as failure:
                     results += _judged(planned, failed_window(tenants_of(planned), failure))
                     conditions = conditions or conditions_of(None, real, options.runtime)

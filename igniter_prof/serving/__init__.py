@@ -19,7 +19,14 @@ from igniter_prof.serving.contract import (
     silent,
 )
 from igniter_prof.serving.interrupts import uninterrupted
-from igniter_prof.serving.launched import LaunchedState, attach, launch, launched_states, stop
+from igniter_prof.serving.launched import (
+    LaunchedState,
+    attach,
+    detach,
+    launch,
+    launched_states,
+    stop,
+)
 from igniter_prof.serving.local import deploy_local
 from igniter_prof.serving.marks import reap
 from igniter_prof.serving.remote import deploy_remote, parse_header
@@ -40,6 +47,7 @@ __all__ = [
     "check_runtime",
     "check_tenants",
     "deploy",
+    "detach",
     "device_for",
     "exceeds",
     "host_conditions",

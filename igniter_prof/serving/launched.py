@@ -189,6 +189,13 @@ def attach(state: LaunchedState) -> Deployment:
     return _attach_local(state, mark)
 
 
+def detach(deployment: Deployment) -> None:
+    """Let go of what ``attach`` gave: close the connection to a container engine."""
+    let_go = getattr(deployment, "detach", None)  # processes need none
+    if let_go is not None:
+        let_go()
+
+
 def _attach_local(state: LaunchedState, mark: Mark) -> LocalDeployment:
     installation = Installation(
         program=Path(state.program),

@@ -145,3 +145,21 @@ def test_servers_that_cannot_be_stopped_keep_no_others_from_it(
         stop_all()
     assert stopped == [states[1].mark, states[2].mark]
     assert [each.plan_path for each in all_launched()] == ["/1"]  # to be stopped another time
+
+
+def test_health_leaves_no_connection_to_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attached:
+        open = True
+
+        def ending(self, index: int) -> None:
+            raise OutsideFailure("the container engine went away")
+
+        def detach(self) -> None:
+            self.open = False
+
+    found = Attached()
+    monkeypatch.setattr(serving, "attach", lambda state: found)
+    _note("1", _running("a"))
+    with pytest.raises(OutsideFailure):
+        health(all_launched()[0])
+    assert not found.open
