@@ -28,8 +28,14 @@ FRAME_BYTES = 9
 MAX_SYNC_FRAME = 1 << 20
 """Longer frames are not taken for such when the place in the stream was lost."""
 LABEL_BYTES = 256
+MESSAGE_AT = 5
+"""A gRPC message comes after a flag and its length."""
 NAME_TAG = 0x0A
 """Field 1, length-delimited: where a ModelInferRequest has its model's name."""
+VERSION_TAG = 0x12
+"""Field 2, length-delimited: where it has the model's version."""
+EMPTY, NO_INPUTS = b"(empty)", b" (no inputs)"
+"""Labels of requests that infer nothing: of an empty one, and behind a model's name."""
 _FIXED = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _OF_STREAM = {DATA, HEADERS, PRIORITY, RST_STREAM, PUSH_PROMISE, CONTINUATION}
 _OF_CONNECTION = {SETTINGS, PING, GOAWAY}
@@ -53,10 +59,27 @@ def plausible(data: bytes) -> bool:
 
 
 def model_name(message: bytes) -> bytes:
-    """The first field of a gRPC message if it is text, such as a Triton request's model name."""
+    """What a gRPC message asks for, by the fields of a ModelInferRequest.
+
+    Questions about a model (ready, metadata, statistics) begin with its name as well, but have
+    nothing besides except its version; those about the server are empty.
+
+    Args:
+        message: its begin, with the length before it; up to its model's version at least.
+
+    Returns:
+        The first field if it is text, NO_INPUTS behind it if nothing to infer follows; or EMPTY;
+        nothing if it cannot be told.
+    """
+    if len(message) >= MESSAGE_AT and not any(message[1:MESSAGE_AT]):
+        return EMPTY
     if len(message) < 7 or message[0] != 0 or message[5] != NAME_TAG or message[6] > 127:
         return b""
-    return message[7 : 7 + message[6]]
+    end, at = MESSAGE_AT + int.from_bytes(message[1:MESSAGE_AT], "big"), 7 + message[6]
+    name = message[7:at]
+    if len(message) > at + 1 and message[at] == VERSION_TAG:
+        at += 2 + message[at + 1]
+    return name + NO_INPUTS if end <= at else name
 
 
 class Http2:

@@ -199,6 +199,21 @@ def test_http2_streams_reset_padded_and_from_before() -> None:
     assert [each[:2] for each in got] == [("mlp", MIDWAY), ("", RESET)]
 
 
+def test_grpc_questions_are_no_inferences() -> None:
+    talk = opened()
+    talk.say(0, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+    messages = {
+        "(empty)": b"",  # ServerLive, health
+        "mlp (no inputs)": b"\x0a\x03mlp\x12\x011",  # ModelReady, ModelStatistics
+        "mlp": b"\x0a\x03mlp\x12\x011\x2a\x01i",
+    }
+    for stream, message in zip((1, 3, 5), messages.values(), strict=True):
+        data = b"\0" + len(message).to_bytes(4, "big") + message
+        talk.say(0, frame(1, 4, stream, b"h") + frame(0, 1, stream, data))
+        talk.say(1, frame(1, 5, stream, b"t"))
+    assert [each[0] for each in found(dissect(talk.packets))] == list(messages)
+
+
 def test_ipv6_options_vlan_and_merged_segments() -> None:
     six = Talk(client=(b"\1" * 16, 5), server=(b"\2" * 16, 80))
     six.open()
