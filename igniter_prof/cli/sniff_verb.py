@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,13 +123,7 @@ def _capture(
         descriptor = None if handle is None else handle.fileno()
         capture = stack.enter_context(Capture(interface, servers, write_fd=descriptor))
         note(f"capturing on {interface}" + ("; Ctrl-C ends it" if duration is None else ""))
-        # an interrupt is the ordinary end of a capture
-        with contextlib.suppress(KeyboardInterrupt):
-            if duration is not None:
-                time.sleep(duration)
-            else:
-                while True:
-                    time.sleep(3600)
+        _wait(duration)
         captured = capture.end()
         if captured.write_error is not None:
             raise OutsideFailure(
@@ -137,3 +132,18 @@ def _capture(
                 hint="free some space, or leave --write out",
             )
         return captured
+
+
+def _wait(duration: float | None) -> None:
+    """Until the time is over or somebody ends it: either is the ordinary end of a capture."""
+    ended = threading.Event()
+    # also where a shell has started it in the background, with interrupts ignored
+    before = {
+        number: signal.signal(number, lambda *_: ended.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        ended.wait(duration)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

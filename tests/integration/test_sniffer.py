@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -210,6 +211,37 @@ def test_the_verb_captures_writes_and_reads_and_tshark_agrees(tmp_path: Path) ->
     assert [float(each) for each in found] == pytest.approx(ours, abs=1e-9)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_verb_without_duration_is_ended_by_a_signal(number: int) -> None:
+    # env(1): interrupts ignored, as a shell does it to what runs in the background
+    command = [
+        *("env", "--ignore-signal=INT", sys.executable, "-m", "igniter_prof", "sniff", "--json"),
+        *("--interface", "lo", "--port"),
+    ]
+    with (
+        http_server() as port,
+        subprocess.Popen(
+            [*command, str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as verb,
+    ):
+        try:
+            assert verb.stderr is not None
+            assert "ends it" in verb.stderr.readline()
+            with client("127.0.0.1", port) as connection:
+                ask(connection, "/", b"x")
+            time.sleep(0.2)  # until it waits, and the packets are in its ring
+            os.killpg(verb.pid, number)
+            out, errors = verb.communicate(timeout=30)
+        finally:
+            verb.kill()
+    assert verb.returncode == 0, errors
+    assert json.loads(out)["network"]["paired"] == 1
+
+
 @pytest.fixture
 def bridged() -> Iterator[tuple[str, str, str, str]]:
     """A namespace behind a veth in a bridge: its name, the bridge, the veth, its address."""
@@ -317,6 +349,8 @@ def test_every_request_to_a_real_triton_is_paired(protocol: Protocol) -> None:
     stopping = Stopping(min_s=1.0, max_s=1.5, warmup_s=0.3, cooldown_s=1)
     context = CellContext(device, ServeOptions(), stopping, monitors=("client", "sniffer"))
     measured = run_cell(cell, context)
+    for tenant in measured.measurement.tenants:
+        assert tenant.status == "ok", tenant.detail
     report = next(each for each in measured.measurement.monitors if each.name == "sniffer")
     assert report.complete, report.notes
     for index, tenant in enumerate(measured.measurement.tenants):
