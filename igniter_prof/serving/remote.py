@@ -184,7 +184,7 @@ def _connect_error(address: str) -> OSError | None:
 
 
 def parse_address(
-    text: str | None, default_port: int = DEFAULT_PORT, *, where: str | None = None
+    text: str | None, default_port: int = DEFAULT_PORT, *, where: str = "address"
 ) -> tuple[str, str, bool]:
     """Host, ``host:port`` and whether it is TLS, of ``host[:port]`` or ``http(s)://host[:port]``.
 
@@ -195,7 +195,9 @@ def parse_address(
         BadInput: it is none of these.
     """
     if not text:
-        raise BadInput("the remote runtime needs the server's address", hint="--address host:port")
+        raise BadInput(
+            "the remote runtime needs the server's address", where=where, hint="--address host:port"
+        )
     scheme, _, rest = text.rpartition("://")
     try:
         parts = urlsplit(f"//{rest}")

@@ -239,6 +239,7 @@ def test_addresses(text: str, expected: tuple[str, str, bool]) -> None:
 def test_what_is_no_address_is_refused_and_not_repeated(text: str | None) -> None:
     with pytest.raises(BadInput) as refusal:
         parse_address(text)
+    assert refusal.value.where == "address"
     assert "pw" not in str(refusal.value)
 
 
