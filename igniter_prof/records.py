@@ -121,8 +121,8 @@ class Tenant(Record):
     )
     instances: int = Field(default=1, ge=1, le=64)
     input_scale: float = Field(default=1.0, ge=0.1, le=2.0)
-    cpu_cores: float | None = Field(default=None, gt=0, description="CPU cap, in cores")
-    memory_mib: float | None = Field(default=None, gt=0, description="memory cap")
+    cpu_cores: Positive | None = Field(default=None, description="CPU cap, in cores")
+    memory_mib: Positive | None = Field(default=None, description="memory cap")
     queue_delay_us: int | None = Field(
         default=None,
         ge=0,
@@ -132,8 +132,8 @@ class Tenant(Record):
     gpu: bool | None = Field(
         default=None, description="whether it is given the GPU; None: if the device is one"
     )
-    input_size: float | None = Field(
-        default=None, gt=0, description="size of an input that is no scale of a native one"
+    input_size: Positive | None = Field(
+        default=None, description="size of an input that is no scale of a native one"
     )
     input_unit: str | None = Field(default=None, description="of input_size: tokens, pixels, ...")
 
