@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 from pathlib import Path
@@ -58,6 +59,14 @@ def command(
     from igniter_prof.capture import pcap
     from igniter_prof.monitors import sniffed
 
+    if duration is not None and not math.isfinite(duration):
+        raise BadInput(
+            f"--duration is {duration}, no time", hint="leave it out to capture until Ctrl-C"
+        )
+    if write is not None and out is not None and write.resolve() == out.resolve():
+        raise BadInput(
+            "--write and --out name the same file", where=str(out), hint="give each its own"
+        )
     servers = _servers(host, port, protocol)
     if read is not None:
         for name, value in (
@@ -108,7 +117,10 @@ def _interface(servers: list[Server]) -> str:
         raise BadInput("on which interface?", hint="name it with --interface, or --host as well")
     found = leading_to(servers[0].address)
     if found is None:
-        raise BadInput("no interface of this machine leads to the host", hint="is it right?")
+        raise BadInput(
+            "no interface of this machine leads to the host",
+            hint="name it with --interface, if the host is right",
+        )
     return found
 
 
@@ -143,7 +155,7 @@ def _wait(duration: float | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        ended.wait(duration)
+        ended.wait(None if duration is None else min(duration, threading.TIMEOUT_MAX))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

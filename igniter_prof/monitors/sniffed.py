@@ -115,6 +115,10 @@ def table(captured: Captured) -> list[list[str]]:
 def remarks(captured: Captured) -> list[str]:
     """What could not be measured, for people."""
     found = list(captured.notes)
+    if not captured.packets:
+        found.append("no packet passed: is it the right interface, is the server asked by TCP?")
+    elif not captured.servers:
+        found.append("no packet was of that server")
     for count, text in (
         (captured.drops, "packets dropped by the kernel"),
         (captured.encrypted, "connections are encrypted (TLS): not measurable from packets"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from click.testing import CliRunner
 from igniter_prof.capture import live
 from igniter_prof.capture.exchanges import LOST, PAIRED
 from igniter_prof.capture.live import ROW_DTYPE, Captured
-from igniter_prof.cli import igprof
+from igniter_prof.cli import igprof, sniff_verb
 from igniter_prof.errors import BadInput, MissingCapability
 from igniter_prof.monitors import Counted, Scene
 from igniter_prof.monitors import sniffer as module
+from igniter_prof.monitors.sniffed import remarks
 from igniter_prof.monitors.sniffer import Sniffer
 from igniter_prof.records import REQUEST_DTYPE, Device, Endpoint, HttpServer, Tenant
 from tests.capture_packets import Talk
@@ -237,3 +239,27 @@ def test_a_file_becomes_a_table_a_document_and_rows(capture_file: Path, tmp_path
 def test_bad_usage_is_explained(arguments: list[str]) -> None:
     done = CliRunner().invoke(igprof, ["sniff", *arguments])
     assert isinstance(done.exception, BadInput)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--duration", "nan"], "no time"),
+        (["--duration", "inf"], "no time"),
+        (["--out", "x", "--write", "./x"], "same file"),
+    ],
+)
+def test_mistakes_of_the_verb_are_told_before_anything_is_captured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(sniff_verb.command, ["--host", "127.0.0.1", *arguments])
+    assert isinstance(done.exception, BadInput)
+    assert said in done.exception.what
+    assert done.exception.hint
+
+
+def test_nothing_seen_is_said() -> None:
+    none = capture_of(rows(), [])
+    assert "no packet was of that server" in remarks(replace(none, servers=()))
+    assert remarks(replace(none, packets=0))[0].startswith("no packet passed")
