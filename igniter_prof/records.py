@@ -800,7 +800,7 @@ class PlanTenant(Record):
     """One workload on one device of a plan."""
 
     workload: str
-    model: str
+    model: ModelName
     batch_size: int = Field(ge=1, le=1024)
     share_pct: float = Field(gt=0, le=100)
     rate_rps: Positive

@@ -24,6 +24,7 @@ from igniter_prof.deployment import (
 from igniter_prof.deployment.launched import LaunchedDevice
 from igniter_prof.errors import BadInput, OutsideFailure
 from igniter_prof.files import cache_dir, write_json
+from igniter_prof.provisioning import read_plan
 from igniter_prof.records import Device, Endpoint, Plan, PlanDevice, PlanTenant, Tenant
 from igniter_prof.serving import LaunchedState, cgroup, marks
 
@@ -125,6 +126,19 @@ def test_a_plan_whose_file_is_damaged_says_how_to_stop_it() -> None:
     os.truncate(_note(plan.digest()[:16], _running("a")), 99)
     with pytest.raises(BadInput, match=r"damaged\n.*stop --all"):
         find_launched(plan, "plan.json")
+
+
+@pytest.mark.parametrize("model", ["../../etc", "/etc", "-v", ""])
+def test_a_strangers_plan_names_models_and_no_paths(tmp_path: Path, model: str) -> None:
+    tenant = {
+        **{"workload": "w", "model": model, "batch_size": 1, "share_pct": 50},
+        **{"rate_rps": 1, "slo_ms": 9},
+    }
+    plan = {"strategy": "x", "igprof": "0", "created_at": "2026-01-01"}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan, "devices": [{"name": "device-0", "tenants": [tenant]}]}))
+    with pytest.raises(BadInput, match="model"):
+        read_plan(path)
 
 
 def test_servers_that_cannot_be_stopped_keep_no_others_from_it(
