@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -161,7 +161,9 @@ def _type(annotation: Any) -> Type:
     """The type of a column from that of a field, null aside; what is no single number is text."""
     union = get_origin(annotation) in (Union, UnionType)
     candidates = get_args(annotation) if union else (annotation,)
-    return next((plain for plain in PLAIN_TYPES if plain in candidates), str)
+    # limits of a value (Annotated) are none of its type
+    bare = [get_args(each)[0] if get_origin(each) is Annotated else each for each in candidates]
+    return next((plain for plain in PLAIN_TYPES if plain in bare), str)
 
 
 def _fields(

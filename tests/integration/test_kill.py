@@ -36,13 +36,17 @@ def kill() -> Iterator[ModuleType]:
 @needs_local_runtime
 @needs_shares
 def test_a_killed_sweep_loses_nothing_and_leaves_nothing(kill: ModuleType, tmp_path: Path) -> None:
-    verdict = kill.kill_test(tmp_path, kills=3, seed=1, later=2)
+    # on a busy machine all kills may come before a first cell is stored: then others are drawn
+    for seed in (1, 2, 3):
+        verdict = kill.kill_test(tmp_path / str(seed), kills=3, seed=seed, later=2)
 
-    assert verdict.broken == ()
-    assert len(verdict.kills) == 3
-    assert verdict.stored == verdict.cells
-    # a kill while servers started found some: else the test has tested nothing
-    assert max(each.leftovers for each in verdict.kills) > 0
+        assert verdict.broken == ()
+        assert len(verdict.kills) == 3
+        assert verdict.stored == verdict.cells
+        # a kill while servers started found some: else the test has tested nothing
+        assert max(each.leftovers for each in verdict.kills) > 0
+        if verdict.measured_by_last_run < verdict.cells:
+            break
     assert 0 < verdict.measured_by_last_run < verdict.cells
 
 
