@@ -38,7 +38,9 @@ def kill() -> Iterator[ModuleType]:
 def test_a_killed_sweep_loses_nothing_and_leaves_nothing(kill: ModuleType, tmp_path: Path) -> None:
     # on a busy machine all kills may come before a first cell is stored: then others are drawn
     for seed in (1, 2, 3):
-        verdict = kill.kill_test(tmp_path / str(seed), kills=3, seed=seed, later=2)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        verdict = kill.kill_test(folder, kills=3, seed=seed, later=2)
 
         assert verdict.broken == ()
         assert len(verdict.kills) == 3
