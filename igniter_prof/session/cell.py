@@ -41,6 +41,16 @@ from igniter_prof.session.watch import Watch
 from igniter_prof.statistics import answered_rps, latencies_ms, summarise
 from igniter_prof.units import NS_PER_MS, NS_PER_S
 
+OF_ENDPOINT = (
+    "threads",
+    "model_hash",
+    "config_hash",
+    "ready_s",
+    "image",
+    "weight_bytes",
+    "sm_count",
+)
+"""What a tenant's measurement takes over from its endpoint; None if it did not start."""
 STEADY_WITHIN = 0.1
 """A start is over with the first inference this near to the steady latency."""
 
@@ -123,14 +133,8 @@ def run_cell(cell: Cell, context: CellContext) -> MeasuredCell:
                 usage=seen.usage,
                 client_cpu_pct=seen.client_cpu_pct,
                 input_shapes=seen.shapes,
-                threads=endpoint.threads if endpoint else None,
-                model_hash=endpoint.model_hash if endpoint else None,
-                config_hash=endpoint.config_hash if endpoint else None,
-                ready_s=endpoint.ready_s if endpoint else None,
                 cold_start=cold_start(endpoint, seen.rows, statistics.get("latency")),
-                image=endpoint.image if endpoint else None,
-                weight_bytes=endpoint.weight_bytes if endpoint else None,
-                sm_count=endpoint.sm_count if endpoint else None,
+                **{name: getattr(endpoint, name, None) for name in OF_ENDPOINT},
                 **watch.tenant_fields(index),
             )
         )
@@ -139,10 +143,7 @@ def run_cell(cell: Cell, context: CellContext) -> MeasuredCell:
         cell=cell,
         tenants=tuple(tenants),
         conditions=conditions or conditions_of(None, context.device, context.options.runtime),
-        started_at=anchor.started_at,
-        anchor_monotonic_ns=anchor.monotonic_ns,
-        anchor_wall_ns=anchor.wall_ns,
-        boot_id=anchor.boot_id,
+        **anchor.fields(),
         window_start_ns=window.start_ns,
         window_end_ns=window.end_ns,
         duration_s=round(time.monotonic() - began, 3),
@@ -163,10 +164,7 @@ def skipped(cell: Cell, context: CellContext, reason: str) -> MeasuredCell:
             for tenant in cell.tenants
         ),
         conditions=conditions_of(None, context.device, context.options.runtime),
-        started_at=anchor.started_at,
-        anchor_monotonic_ns=anchor.monotonic_ns,
-        anchor_wall_ns=anchor.wall_ns,
-        boot_id=anchor.boot_id,
+        **anchor.fields(),
         duration_s=0.0,
     )
     return MeasuredCell(measurement, [np.zeros(0, REQUEST_DTYPE) for _ in cell.tenants])
@@ -215,6 +213,15 @@ class _Anchor:
     monotonic_ns: int
     wall_ns: int
     boot_id: str | None
+
+    def fields(self) -> dict[str, Any]:
+        """As fields of Measurement."""
+        return {
+            "started_at": self.started_at,
+            "anchor_monotonic_ns": self.monotonic_ns,
+            "anchor_wall_ns": self.wall_ns,
+            "boot_id": self.boot_id,
+        }
 
     @classmethod
     def now(cls) -> _Anchor:
