@@ -415,6 +415,19 @@ class TenantEnergy(Record):
     method: str = Field(description="how the device's energy was split")
 
 
+class GpuCounters(Record):
+    """What a GPU's profiler (Nsight) read of one tenant; None: not read. Times are of a batch."""
+
+    gpu_ms: float | None = Field(default=None, description="kernels and the gaps between them")
+    active_ms: float | None = Field(default=None, description="kernels alone")
+    idle_ms: float | None = Field(default=None, description="gaps between kernels")
+    kernels: int | None = Field(default=None, description="kernels that a batch launches")
+    l2_util_pct: float | None = Field(default=None, description="utilisation of the L2 cache")
+    dram_util_pct: float | None = Field(default=None, description="utilisation of the memory bus")
+    input_bytes: float | None = Field(default=None, description="to the GPU, of an inference")
+    output_bytes: float | None = Field(default=None, description="from the GPU, of an inference")
+
+
 class DevicePower(Record):
     """Power, energy and state of one GPU in the window. None: the device does not tell."""
 
@@ -514,6 +527,7 @@ class TenantMeasurement(Record):
     container: ContainerUsage | None = Field(default=None, description="by the monitor container")
     metrics: TritonMetrics | None = Field(default=None, description="by the monitor triton")
     energy: TenantEnergy | None = Field(default=None, description="by the monitor nvml")
+    counters: GpuCounters | None = Field(default=None, description="imported, never by igprof")
     cold_start: ColdStart | None = None
     image: ImageInfo | None = None
     weight_bytes: int | None = Field(default=None, description="of the model's weights")
@@ -681,6 +695,61 @@ class Sweep(Record):
     seed: int = Field(default=0, ge=0)
 
 
+class IgniterHardware(Record):
+    """The device in iGniter's lightweight profile; lists are for 1, 2, … co-located tenants."""
+
+    idle_power_w: Finite
+    power_limit_w: Positive
+    max_clock_mhz: Positive
+    bytes_per_ms: Positive = Field(description="of a transfer to or from the GPU")
+    share_step_pct: Positive
+    power_w: tuple[Finite, ...] = Field(min_length=5)
+    clock_mhz: tuple[Positive, ...] = Field(min_length=5)
+    kernel_idle_ms: tuple[Finite, ...] = Field(
+        min_length=5, description="gap before a kernel; the first is of one tenant alone"
+    )
+
+
+Table3 = Annotated[
+    tuple[Annotated[tuple[Finite, ...], Field(min_length=3, max_length=3)], ...],
+    Field(min_length=3, max_length=3),
+]
+
+
+class IgniterModel(Record):
+    """A model in iGniter's lightweight profile.
+
+    Tables are for batch sizes 1, 16, 32 (rows) and shares of 10, 50, 100 % (columns); what ends
+    in ``_1`` and ``_2`` is for one and two tenants of batch size 16 at 50 %.
+    """
+
+    kernels: Annotated[int, Field(ge=0)]
+    input_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description="of an inference"
+    )
+    output_bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    gpu_ms: Table3 = Field(description="kernels and gaps of a batch")
+    power_w: Table3
+    clock_mhz: Table3
+    l2_util_pct: Annotated[tuple[Finite, ...], Field(min_length=3, max_length=3)] = Field(
+        description="on the tables' diagonal"
+    )
+    l2_util_1_pct: Positive
+    idle_1_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    active_1_ms: Positive
+    active_2_ms: Positive
+    power_2_w: Finite
+    clock_2_mhz: Positive
+    extra: dict[str, Any] = Field(default={}, description="what else its file says of the model")
+
+
+class IgniterProfile(Record):
+    """iGniter's lightweight profile of a device (``igniter_config.jsonl``)."""
+
+    hardware: IgniterHardware
+    models: dict[ModelName, IgniterModel] = Field(min_length=1)
+
+
 class ProfileManifest(Record):
     """``profile.json``: what a profile directory holds, and where it came from."""
 
@@ -692,6 +761,9 @@ class ProfileManifest(Record):
     source: str = Field(default="measured", description="measured, merged, or import:<format>")
     cells_hash: str | None = Field(
         default=None, description="SHA-256 of the ids of the planned cells; None: not known"
+    )
+    igniter: IgniterProfile | None = Field(
+        default=None, description="iGniter's lightweight profile, where one was imported"
     )
 
 
@@ -763,9 +835,14 @@ class Prediction(Record):
     latency_high_ms: float
     throughput_rps: float = Field(description="inferences per second, pipelined")
     cv: float = Field(description="spread of single batches: standard deviation over mean")
-    energy_j: float | None = Field(default=None, description="of an inference (model acprof)")
+    energy_j: float | None = Field(default=None, description="of an inference")
     energy_low_j: float | None = None
     energy_high_j: float | None = None
+    power_w: float | None = Field(default=None, description="of the device, all tenants together")
+    power_low_w: float | None = None
+    power_high_w: float | None = None
+    clock_mhz: float | None = Field(default=None, description="of the device's SMs")
+    memory_mib: float | None = Field(default=None, description="of the device, this tenant's")
 
 
 # --- a plan ----------------------------------------------------------------------------------

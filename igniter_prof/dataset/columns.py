@@ -18,6 +18,7 @@ from igniter_prof.records import (
     Conditions,
     ContainerUsage,
     DevicePower,
+    GpuCounters,
     HostPower,
     ImageInfo,
     LatencySummary,
@@ -229,6 +230,7 @@ _NESTED: dict[str, tuple[str, type[BaseModel]]] = {
     "container_": ("container", ContainerUsage),
     "metrics_": ("metrics", TritonMetrics),
     "estimate_": ("energy", TenantEnergy),
+    "counters_": ("counters", GpuCounters),
     "cold_start_": ("cold_start", ColdStart),
     "image_": ("image", ImageInfo),
 }
