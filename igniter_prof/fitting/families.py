@@ -16,8 +16,15 @@ from igniter_prof.fitting import fitter
 from igniter_prof.fitting.acprof import fitter as acprof
 from igniter_prof.fitting.acprof.predictor import AcprofPredictor, check_acprof
 from igniter_prof.fitting.latency_models import MODELS as SHARE_MODELS
-from igniter_prof.fitting.predictor import Predictor, check_shares
-from igniter_prof.records import Coefficients, Device, Measurement, Prediction, Tenant
+from igniter_prof.fitting.predictor import Predictor
+from igniter_prof.records import (
+    Coefficients,
+    Device,
+    IgniterProfile,
+    Measurement,
+    Prediction,
+    Tenant,
+)
 
 MODELS: tuple[str, ...] = (*SHARE_MODELS, acprof.NAME)
 """The latency models by name."""
@@ -50,6 +57,7 @@ def fit(
     model: str = "igniter",
     seed: int = 0,
     holdout: float = 0.2,
+    igniter: IgniterProfile | None = None,
 ) -> Coefficients:
     """Fit a latency model to a profile; the report is of a fit that never saw the hold-out.
 
@@ -60,6 +68,7 @@ def fit(
         model: name of the latency model, see ``MODELS``.
         seed: of the hold-out and of the optimiser's starts.
         holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
+        igniter: iGniter's lightweight profile of the device, where there is one.
 
     Raises:
         BadInput: nothing usable, or an unknown latency model.
@@ -78,6 +87,7 @@ def fit(
         model=model,
         seed=seed,
         holdout=holdout,
+        igniter=igniter,
     )
 
 
@@ -91,7 +101,13 @@ def load_coefficients(path: Path) -> Coefficients:
     if not coefficients.models:
         raise BadInput("holds no models", where=str(path), hint="make it again: igprof fit")
     _require_known(coefficients.model)
-    (check_acprof if coefficients.model == acprof.NAME else check_shares)(coefficients, path)
+    if coefficients.model == acprof.NAME:
+        check_acprof(coefficients, path)
+        return coefficients
+    try:
+        Predictor(coefficients)
+    except BadInput as error:
+        raise BadInput(error.what, where=str(path), hint=error.hint) from error
     return coefficients
 
 

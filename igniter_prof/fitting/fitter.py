@@ -10,10 +10,10 @@ import numpy as np
 
 from igniter_prof import __version__
 from igniter_prof.files import now_utc
-from igniter_prof.fitting import accuracy, equations
-from igniter_prof.fitting.estimate import Estimate
+from igniter_prof.fitting import accuracy
 from igniter_prof.fitting.holdout import hold_out
-from igniter_prof.fitting.latency_models import LatencyModel, fit_none, latency_model
+from igniter_prof.fitting.latency_models import latency_model
+from igniter_prof.fitting.model import Fitted, LatencyModel
 from igniter_prof.fitting.points import (
     MODEL_ERROR,
     BoolArray,
@@ -21,7 +21,7 @@ from igniter_prof.fitting.points import (
     Observations,
     observe,
 )
-from igniter_prof.records import Coefficients, Device, FitReport, Measurement
+from igniter_prof.records import Coefficients, Device, FitReport, IgniterProfile, Measurement
 
 _SPLITS = 5
 _SPLIT_FRACTION = 0.2
@@ -37,6 +37,7 @@ def fit(
     model: str = "igniter",
     seed: int = 0,
     holdout: float = 0.2,
+    igniter: IgniterProfile | None = None,
 ) -> Coefficients:
     """Fit a latency model to a profile.
 
@@ -50,14 +51,15 @@ def fit(
         model: name of the latency model, see ``MODELS``.
         seed: of the hold-out and of the optimiser's starts.
         holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
+        igniter: iGniter's lightweight profile of the device, where there is one.
 
     Raises:
         BadInput: nothing usable, a model never measured alone, an unknown latency model.
     """
-    fit_model = latency_model(model)
-    data, notes = observe(measurements, device)
-    final = fit_model(data, seed)
-    split = _split(data, fit_model, holdout, seed)
+    chosen = latency_model(model)
+    data, notes = observe(measurements, device, igniter)
+    final = chosen.fit(data, seed).document()
+    split = _split(data, chosen, holdout, seed)
     if holdout > 0 and not split.held.any():
         notes += ("too few cells for a hold-out: every one is needed by the fit",)
     region, together = _region(data)
@@ -72,9 +74,9 @@ def fit(
         models=final.models,
         region=region,
         extra={
+            "fitted": final.extra,
             "cv": _spread(data),
-            "load_fraction": _load_fraction(data, device),
-            "interval": _intervals(data, fit_model, seed),
+            "interval": _intervals(data, chosen, seed),
             "measured_together": together,
             "notes": [*notes, *final.notes],
         },
@@ -84,29 +86,28 @@ def fit(
 
 @dataclass(frozen=True)
 class _Split:
-    """A fit to the rows that are not held out, and what it predicts for all rows."""
+    """A fit to the rows that are not held out, and what it says of all rows."""
 
     held: BoolArray
-    fitted: Estimate
+    fitted: Fitted
     predicted_ms: FloatArray
+    log_scale: FloatArray
 
 
-def _split(data: Observations, fit_model: LatencyModel, fraction: float, seed: int) -> _Split:
+def _split(data: Observations, model: LatencyModel, fraction: float, seed: int) -> _Split:
     held = hold_out(data, fraction, seed)
-    fitted = fit_model(data.take(~held), seed)
-    return _Split(held, fitted, equations.cell_latency(fitted.terms, data.points))
+    fitted = model.fit(data.take(~held), seed)
+    return _Split(held, fitted, fitted.latency_ms(data.points), fitted.log_scale(data.points))
 
 
 def _report(data: Observations, split: _Split, seed: int) -> FitReport:
     held = data.take(split.held)
-    naive = fit_none(data.take(~split.held), seed)
+    naive = latency_model("none").fit(data.take(~split.held), seed)
     return FitReport(
         train=accuracy.fit_error(data.take(~split.held), split.predicted_ms[~split.held]),
         holdout=accuracy.fit_error(held, split.predicted_ms[split.held]),
-        holdout_none=accuracy.fit_error(held, equations.cell_latency(naive.terms, held.points)),
-        by_group=accuracy.errors_by_group(
-            held, lambda part: equations.cell_latency(split.fitted.terms, part.points)
-        ),
+        holdout_none=accuracy.fit_error(held, naive.latency_ms(held.points)),
+        by_group=accuracy.errors_by_group(held, lambda part: split.fitted.latency_ms(part.points)),
         residuals=_residual_rows(data, split),
     )
 
@@ -136,22 +137,25 @@ def _residual_rows(data: Observations, split: _Split) -> tuple[dict[str, Any], .
 
 
 def _intervals(
-    data: Observations, fit_model: LatencyModel, seed: int
+    data: Observations, model: LatencyModel, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Intervals of log(measured / predicted) alone and co-located, from several hold-outs."""
+    """Intervals of log(measured / predicted) alone and co-located, from several hold-outs.
+
+    In units of the model's own scale of each row, see ``model.Fitted.log_scale``.
+    """
     alone: list[FloatArray] = []
     together: list[FloatArray] = []
     for number in range(_SPLITS):
-        split = _split(data, fit_model, _SPLIT_FRACTION, seed + 1 + number)
+        split = _split(data, model, _SPLIT_FRACTION, seed + 1 + number)
         if not split.held.any():
             break
-        log_error = np.log(data.latency_ms / split.predicted_ms)
+        log_error = np.log(data.latency_ms / split.predicted_ms) / split.log_scale
         solo = data.points.tenants == 1
         alone.append(log_error[split.held & solo])
         together.append(log_error[split.held & ~solo])
     least = MODEL_ERROR
     if not alone:  # every cell is needed by the fit: its own errors say next to nothing
-        alone, together = [np.log(data.latency_ms / split.predicted_ms)], []
+        alone, together = [np.log(data.latency_ms / split.predicted_ms) / split.log_scale], []
         least = _UNTESTED
     solo_errors = np.concatenate(alone)
     pair_errors = np.concatenate([np.zeros(0), *together])
@@ -192,25 +196,3 @@ def _spread(data: Observations) -> dict[str, float]:
         rows = known & (data.points.model == index)
         spread[name] = float(np.median(data.cv[rows])) if rows.any() else overall
     return spread
-
-
-def _load_fraction(data: Observations, device: Device) -> dict[str, float]:
-    """The part of the transfer that is loading, and so overlaps with computing.
-
-    On a CPU device nothing overlaps: the cores that compute also load, within the same quota. On a
-    GPU it is read from the server's own times; where there are none, nothing is assumed to overlap.
-    """
-    fractions = dict.fromkeys(data.models, 0.0)
-    if device.kind == "cpu":
-        return fractions
-    for name in data.models:
-        parts = [
-            t.server_times.compute_input_ms
-            / (t.server_times.compute_input_ms + t.server_times.compute_output_ms)
-            for t in data.tenant
-            if t.tenant.model == name
-            and t.server_times is not None
-            and t.server_times.compute_input_ms + t.server_times.compute_output_ms > 0
-        ]
-        fractions[name] = float(np.median(parts)) if parts else 0.0
-    return fractions

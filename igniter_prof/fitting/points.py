@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from igniter_prof.errors import BadInput, did_you_mean
-from igniter_prof.records import Device, Measurement, Tenant, TenantMeasurement
+from igniter_prof.records import (
+    Device,
+    DevicePower,
+    IgniterProfile,
+    Measurement,
+    Tenant,
+    TenantMeasurement,
+)
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -55,6 +62,13 @@ class Points:
             tenants=self.tenants[rows],
         )
 
+    def repeated(self, count: int) -> Points:
+        """The same cells ``count`` times, one after the other, as cells of their own."""
+        cells = int(self.cell.max()) + 1 if len(self) else 0
+        again = {each.name: np.tile(getattr(self, each.name), count) for each in fields(self)}
+        again["cell"] = again["cell"] + np.repeat(np.arange(count) * cells, len(self))
+        return Points(**again)
+
     def quantities(self) -> dict[str, FloatArray]:
         """What a profile varies, by the names that a region has, each (n_rows,)."""
         return {
@@ -80,10 +94,11 @@ class Observations:
 
     ``weight`` is in (0, 1], less where the measurement itself is uncertain; ``cv`` is the measured
     standard deviation over the mean, NaN if not known; rows with the same ``group`` are the same
-    point, measured again.
+    point, measured again. ``igniter`` is iGniter's lightweight profile where there is one.
     """
 
     models: tuple[str, ...]
+    device: Device
     points: Points
     latency_ms: FloatArray
     weight: FloatArray
@@ -91,6 +106,8 @@ class Observations:
     group: IntArray
     cell_id: tuple[str, ...]
     tenant: tuple[TenantMeasurement, ...]
+    power: tuple[DevicePower | None, ...]
+    igniter: IgniterProfile | None = None
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -98,15 +115,16 @@ class Observations:
     def take(self, rows: BoolArray) -> Observations:
         """The rows where a mask (n_rows,) is true; the mask must keep cells whole."""
         kept = np.flatnonzero(rows)
-        return Observations(
-            self.models,
-            self.points.take(kept),
-            self.latency_ms[kept],
-            self.weight[kept],
-            self.cv[kept],
-            self.group[kept],
-            tuple(self.cell_id[i] for i in kept),
-            tuple(self.tenant[i] for i in kept),
+        return replace(
+            self,
+            points=self.points.take(kept),
+            latency_ms=self.latency_ms[kept],
+            weight=self.weight[kept],
+            cv=self.cv[kept],
+            group=self.group[kept],
+            cell_id=tuple(self.cell_id[i] for i in kept),
+            tenant=tuple(self.tenant[i] for i in kept),
+            power=tuple(self.power[i] for i in kept),
         )
 
     def configurations(self, rows: BoolArray) -> int:
@@ -167,7 +185,7 @@ def arrange(cells: Sequence[Sequence[Tenant]], index: Mapping[str, int], device:
 
 
 def observe(
-    measurements: Sequence[Measurement], device: Device
+    measurements: Sequence[Measurement], device: Device, igniter: IgniterProfile | None = None
 ) -> tuple[Observations, tuple[str, ...]]:
     """Usable measurements as arrays, and notes on what was left out and why.
 
@@ -207,6 +225,7 @@ def observe(
     return (
         Observations(
             models=models,
+            device=device,
             points=points,
             latency_ms=np.array([_mean_ms(t) for t in tenants]),
             weight=np.array([_weight(t) for t in tenants]),
@@ -214,6 +233,8 @@ def observe(
             group=np.array([g for g, m in zip(groups, usable, strict=True) for _ in m.tenants]),
             cell_id=tuple(m.cell_id for m in usable for _ in m.tenants),
             tenant=tenants,
+            power=tuple(m.power for m in usable for _ in m.tenants),
+            igniter=igniter,
         ),
         notes,
     )

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.files import parse
-from igniter_prof.fitting import equations
-from igniter_prof.fitting.equations import PER_MODEL, SHARED, Terms
 from igniter_prof.fitting.latency_models import latency_model
-from igniter_prof.fitting.points import FloatArray, Points, arrange, effective_share
-from igniter_prof.records import Coefficients, Finite, Parameter, Prediction, Record, Tenant
+from igniter_prof.fitting.points import FloatArray, Points, arrange
+from igniter_prof.records import Coefficients, Finite, Prediction, Record, Tenant
 
 _AGAIN = "make it again: igprof fit"
 
@@ -45,7 +41,6 @@ class _Extra(Record, extra="ignore"):
     """``Coefficients.extra`` as the predictor reads it; what is not there has these values."""
 
     cv: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default={})
-    load_fraction: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
     interval: _Intervals = _Intervals()
     measured_together: tuple[tuple[str, str], ...] = ()
 
@@ -60,14 +55,14 @@ class Predictor:
 
     def __init__(self, coefficients: Coefficients) -> None:
         """See ``igniter_prof.fitting.predictor``."""
-        latency_model(coefficients.model)
+        model = latency_model(coefficients.model)
         self.coefficients = coefficients
         self.models: tuple[str, ...] = tuple(coefficients.models)
         self._index = {name: i for i, name in enumerate(self.models)}
-        self._terms = _terms(coefficients)
+        self.fitted = model.load(coefficients)
+        self._knows_strangers = model.knows_strangers
         extra = parse(coefficients.extra, _Extra, "coefficients, extra")
         self._cv = np.array([extra.cv.get(m, 0.0) for m in self.models])
-        self._load = np.array([extra.load_fraction.get(m, 0.0) for m in self.models])
         self._solo, self._together = extra.interval.solo, extra.interval.colocated
         self._met = np.zeros((len(self.models), len(self.models)), dtype=bool)
         for first, second in extra.measured_together:
@@ -81,11 +76,10 @@ class Predictor:
         Raises:
             BadInput: a model that the coefficients do not know.
         """
-        x = arrange(cells, self._index, self.coefficients.device)
-        latency = equations.cell_latency(self._terms, x)
+        x = self.points(cells)
+        latency = self.fitted.latency_ms(x)
         low, high = self._interval(x)
-        loading = self._load[x.model] * equations.transfer(self._terms, x)
-        throughput = x.batch / (latency - loading) * 1000.0
+        throughput = x.batch / (latency - self.fitted.overlapped_ms(x)) * 1000.0
         rows = zip(
             latency.tolist(),
             (latency * np.exp(low)).tolist(),
@@ -107,68 +101,25 @@ class Predictor:
         )
         return [[next(flat) for _ in cell] for cell in cells]
 
-    def latency_ms(
-        self,
-        model: str,
-        batch: npt.ArrayLike,
-        share_pct: npt.ArrayLike,
-        pressure: npt.ArrayLike = 0.0,
-        tenants: npt.ArrayLike = 1,
-        *,
-        input_scale: npt.ArrayLike = 1.0,
-        instances: npt.ArrayLike = 1,
-    ) -> FloatArray:
-        """Mean latency of batches of one model, ms, for arrays that broadcast together.
-
-        Args:
-            model: name of a model of the coefficients.
-            batch: batch sizes.
-            share_pct: own shares, percent of the device.
-            pressure: sum of the neighbours' ``pressure``.
-            tenants: number of tenants on the device, this one included.
-            input_scale: as in ``Tenant``.
-            instances: as in ``Tenant``.
-        """
-        arrays = np.broadcast_arrays(
-            *(
-                np.asarray(value, dtype=np.float64)
-                for value in (batch, share_pct, input_scale, instances, tenants, pressure)
-            )
-        )
-        b, share, scale, count, n, neighbours = arrays
-        index = np.full(b.shape, self._of(model))
-        x = Points(index, b, share / 100.0, scale, count, np.zeros_like(index), n)
-        return equations.latency(self._terms, x, neighbours)
-
-    def pressure(self, model: str, batch: npt.ArrayLike, share_pct: npt.ArrayLike) -> FloatArray:
-        """What a tenant adds to the ``pressure`` on each of its neighbours; arrays broadcast."""
-        index = np.asarray(self._of(model))
-        share = np.asarray(share_pct, dtype=np.float64) / 100.0
-        return equations.pressure(self._terms, index, np.asarray(batch, dtype=np.float64), share)
+    def points(self, cells: Sequence[Sequence[Tenant]]) -> Points:
+        """Cells as arrays, for ``fitted``. Raises BadInput: an unknown model."""
+        return arrange(cells, self._index, self.coefficients.device)
 
     def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> FloatArray:
         """Mean latency of executed batches of 1, 2, … ``tenant.batch_size``, shape (batch_size,).
 
         The neighbours are taken to be loaded all the time with their own full batches.
         """
-        device = self.coefficients.device
-        total = sum(
-            float(self.pressure(n.model, n.batch_size, effective_share(n, device) * 100.0))
-            for n in neighbours
-        )
-        return self.latency_ms(
-            tenant.model,
-            np.arange(1, tenant.batch_size + 1),
-            effective_share(tenant, device) * 100.0,
-            total,
-            1 + len(neighbours),
-            input_scale=tenant.input_scale,
-            instances=tenant.instances,
-        )
+        sizes = np.arange(1, tenant.batch_size + 1, dtype=np.float64)
+        x = self.points([[tenant, *neighbours]]).repeated(len(sizes))
+        own = np.arange(0, len(x), 1 + len(neighbours))
+        batch = x.batch.copy()
+        batch[own] = sizes
+        return np.asarray(self.fitted.latency_ms(replace(x, batch=batch))[own])
 
     def outside(self, tenants: Sequence[Tenant]) -> list[str]:
         """What of a cell lies outside of what was profiled, in words; empty if nothing does."""
-        x = arrange([tenants], self._index, self.coefficients.device)
+        x = self.points([tenants])
         warnings: list[str] = []
         for row, tenant in enumerate(tenants):
             region = self.coefficients.region.get(tenant.model, {})
@@ -194,27 +145,23 @@ class Predictor:
 
     def outside_of_all(self, cells: Sequence[Sequence[Tenant]]) -> list[str]:
         """The different warnings of ``outside`` over many cells, in the order of their cells."""
-        x = arrange(cells, self._index, self.coefficients.device)
+        x = self.points(cells)
         suspect = (self._beyond(x) > 1e-9) | (self._strangers(x) > 0)
         numbers = sorted(set(x.cell[suspect].tolist()))
         return list(dict.fromkeys(w for number in numbers for w in self.outside(cells[number])))
 
-    def _of(self, model: str) -> int:
-        if model not in self._index:
-            raise BadInput(
-                f"the model '{model}' was not profiled", hint=did_you_mean(model, self._index)
-            )
-        return self._index[model]
-
     def _interval(self, x: Points) -> tuple[FloatArray, FloatArray]:
         """Logarithms of the interval's ends over the prediction, each (n_rows,)."""
         solo = x.tenants == 1
-        guess = np.where(self._met.any(axis=1), _NEVER_TOGETHER, _NEVER_BESIDE_ANY)
-        strange = guess[x.model] * self._strangers(x)
-        low = np.where(solo, self._solo[0], self._together[0])
+        strange = np.zeros(len(x))
+        if not self._knows_strangers:
+            guess = np.where(self._met.any(axis=1), _NEVER_TOGETHER, _NEVER_BESIDE_ANY)
+            strange = guess[x.model] * self._strangers(x)
+        scale = self.fitted.log_scale(x)
+        low = np.where(solo, self._solo[0], self._together[0]) * scale
         low = low - _OUTSIDE * self._beyond(x) - strange
         # what was measured alone bounds what is said of co-located cells, too
-        high = np.where(solo, self._solo[1], max(self._solo[1], self._together[1]))
+        high = np.where(solo, self._solo[1], max(self._solo[1], self._together[1])) * scale
         high = high + _OUTSIDE * self._beyond(x, only_worse=True) + strange
         return low, high
 
@@ -244,38 +191,3 @@ class Predictor:
         others = present[x.cell]
         others[np.arange(len(x)), x.model] -= 1.0
         return np.asarray((others * ~self._met[x.model]).sum(axis=1))
-
-
-def check_shares(coefficients: Coefficients, path: Path) -> None:
-    """Refuse what the predictor would stumble over.
-
-    Raises:
-        BadInput: a parameter is missing or negative, or ``extra`` holds a wrong type.
-    """
-    for name, parameters in coefficients.models.items():
-        _check_terms(parameters, PER_MODEL, f"the model '{name}'", path)
-    _check_terms(coefficients.shared, SHARED, "'shared'", path)
-    parse(coefficients.extra, _Extra, f"{path}, extra")
-
-
-def _check_terms(
-    parameters: Mapping[str, Parameter], wanted: Iterable[str], of: str, path: Path
-) -> None:
-    """Refuse what ``_terms`` would else fill in, and what would make latencies fall or negative."""
-    for name in wanted:
-        if name not in parameters:
-            raise BadInput(f"{of} lacks the parameter '{name}'", where=str(path), hint=_AGAIN)
-        if parameters[name].value < 0:
-            value = parameters[name].value
-            raise BadInput(f"{of}: '{name}' is {value:g}, below 0", where=str(path), hint=_AGAIN)
-
-
-def _terms(coefficients: Coefficients) -> Terms:
-    models = list(coefficients.models.values())
-    terms: dict[str, Any] = {}
-    for name, value in PER_MODEL.items():
-        terms[name] = np.array([m[name].value if name in m else value for m in models])
-    for name, value in SHARED.items():
-        known = coefficients.shared.get(name)
-        terms[name] = np.array([value if known is None else known.value])
-    return terms

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igniter_prof.fitting import Predictor, predictor
-from igniter_prof.fitting.equations import PER_MODEL, SHARED
-from igniter_prof.fitting.form import BOUNDS
+from igniter_prof.fitting.physics.equations import PER_MODEL, SHARED
+from igniter_prof.fitting.physics.form import BOUNDS
 from igniter_prof.records import Coefficients, Device, Parameter, Tenant
 
 DEVICE = Device(id="cpu:0-3", kind="cpu", name="a CPU", cores=(0, 1, 2, 3))

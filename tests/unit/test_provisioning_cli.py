@@ -7,7 +7,7 @@ import pytest
 
 from igniter_prof.cli import main
 from igniter_prof.fitting import load_coefficients
-from igniter_prof.fitting.equations import PER_MODEL, SHARED
+from igniter_prof.fitting.physics.equations import PER_MODEL, SHARED
 from igniter_prof.provisioning import read_plan
 from igniter_prof.records import Coefficients, Device, Parameter
 

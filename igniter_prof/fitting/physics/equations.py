@@ -77,3 +77,15 @@ def latency(terms: Terms, x: Points, neighbours: FloatArray) -> FloatArray:
 def cell_latency(terms: Terms, x: Points) -> FloatArray:
     """t_inf of each row beside the other rows of its cell, ms."""
     return latency(terms, x, x.over_neighbours(pressure(terms, x.model, x.batch, x.share)))
+
+
+def explain(terms: Terms, x: Points) -> dict[str, FloatArray]:
+    """The terms of ``cell_latency``, ms, each (n_rows,)."""
+    alone = active(terms, x)
+    neighbours = x.over_neighbours(pressure(terms, x.model, x.batch, x.share))
+    return {
+        "transfer": transfer(terms, x),
+        "active alone": alone,
+        "scheduling": np.asarray(terms["scheduling_ms"][x.model] * (x.tenants - 1.0)),
+        "cache and memory": np.asarray(alone * terms["alpha_cache"][x.model] * neighbours),
+    }

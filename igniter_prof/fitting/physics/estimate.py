@@ -14,9 +14,9 @@ from itertools import product
 import numpy as np
 
 from igniter_prof.errors import BadInput
-from igniter_prof.fitting import equations
-from igniter_prof.fitting.equations import PER_MODEL, SHARED, Terms
-from igniter_prof.fitting.form import PRIORS, Form, full_form, solo_form
+from igniter_prof.fitting.physics import equations
+from igniter_prof.fitting.physics.equations import PER_MODEL, SHARED, Terms
+from igniter_prof.fitting.physics.form import PRIORS, Form, full_form, solo_form
 from igniter_prof.fitting.points import MODEL_ERROR, FloatArray, Observations
 from igniter_prof.records import Parameter
 

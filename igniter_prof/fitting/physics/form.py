@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from igniter_prof.fitting.equations import PER_MODEL, SHARED, Terms
+from igniter_prof.fitting.physics.equations import PER_MODEL, SHARED, Terms
 from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray, Observations
 
 BOUNDS: dict[str, tuple[float, float]] = {

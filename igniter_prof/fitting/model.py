@@ -1,0 +1,76 @@
+"""What a latency model is: it fits observations, and what it fitted predicts rows of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from igniter_prof.fitting.points import FloatArray, Observations, Points
+from igniter_prof.records import Coefficients, Parameter
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a fitted model puts into a coefficients file.
+
+    ``extra`` goes into ``Coefficients.extra["fitted"]``; ``notes`` are told to the user.
+    """
+
+    shared: dict[str, Parameter]
+    models: dict[str, dict[str, Parameter]]
+    extra: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Fitted(Protocol):
+    """A fitted latency model. Rows of ``Points`` hold whole cells; models are numbered as there."""
+
+    def latency_ms(self, x: Points) -> FloatArray:
+        """Mean latency of a batch, alone in flight, beside the row's neighbours: (n_rows,)."""
+        ...
+
+    def overlapped_ms(self, x: Points) -> FloatArray:
+        """The part of it in which the device can already work on the next batch: (n_rows,)."""
+        ...
+
+    def log_scale(self, x: Points) -> FloatArray:
+        """How uncertain each row is, as the size of ln(measured/predicted): (n_rows,), > 0.
+
+        Intervals are this times a factor that conformal prediction finds; 1 everywhere for a model
+        that cannot tell one row from another.
+        """
+        ...
+
+    def explain(self, x: Points) -> Mapping[str, FloatArray]:
+        """The terms of the latency in ms, by name, each (n_rows,); they sum to ``latency_ms``."""
+        ...
+
+    def document(self) -> Document:
+        """Everything that ``LatencyModel.load`` needs to predict the same again."""
+        ...
+
+
+class LatencyModel(Protocol):
+    """How a latency model is fitted and read back."""
+
+    @property
+    def name(self) -> str:
+        """As users call it."""
+        ...
+
+    @property
+    def knows_strangers(self) -> bool:
+        """Whether its ``log_scale`` is larger for models that were never measured together."""
+        ...
+
+    def fit(self, data: Observations, seed: int, start: Fitted | None = None) -> Fitted:
+        """Fit. Raises BadInput where the data does not suffice.
+
+        ``start``: what the same model fitted to nearly the same data, which makes it faster.
+        """
+        ...
+
+    def load(self, coefficients: Coefficients) -> Fitted:
+        """What was fitted, from its file. Raises BadInput: something is missing or senseless."""
+        ...

@@ -1,0 +1,1 @@
+"""The equations of iGniter fitted from outside: no counters, only latencies."""
