@@ -336,14 +336,17 @@ class Quantile(Record):
 
 
 class LatencySummary(Record):
-    """Statistics derived from raw latencies. A percentile with too few samples is None."""
+    """Statistics derived from raw latencies. A percentile with too few samples is None.
 
-    count: int
+    So is, in an imported profile, what its files do not tell; the mean is always known.
+    """
+
+    count: int | None
     mean_ms: float
-    std_ms: float
+    std_ms: float | None
     mean_ci_ms: float | None = Field(description="half-width of the mean's 95% interval")
-    min_ms: float
-    max_ms: float
+    min_ms: float | None
+    max_ms: float | None
     p50: Quantile | None = None
     p95: Quantile | None = None
     p99: Quantile | None = None
@@ -708,6 +711,7 @@ class IgniterHardware(Record):
     kernel_idle_ms: tuple[Finite, ...] = Field(
         min_length=5, description="gap before a kernel; the first is of one tenant alone"
     )
+    extra: dict[str, Any] = Field(default={}, description="what else its file says of the device")
 
 
 Table3 = Annotated[

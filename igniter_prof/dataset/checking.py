@@ -187,7 +187,7 @@ def _check_status(tenant: TenantMeasurement) -> Problems:
     if tenant.status == "ok":
         if tenant.latency is None:
             yield "error", "is ok but has no latency"
-        if tenant.stable is None:
+        if tenant.stable is None and not tenant.verdict:  # an import may say why it cannot tell
             yield "warning", "is ok but has no verdict on its stability"
         return
     if tenant.stable:

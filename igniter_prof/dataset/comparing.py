@@ -114,7 +114,7 @@ class _Variance:
 
 def _within(summary: LatencySummary) -> _Variance | None:
     """Variance of the logarithm of a mean latency (delta method); None: too few requests."""
-    if summary.mean_ci_ms is None:
+    if summary.mean_ci_ms is None or summary.count is None:
         return None
     error = standard_error(summary.mean_ci_ms, summary.count) / summary.mean_ms
     return _Variance(error**2, batch_count(summary.count) - 1)

@@ -107,6 +107,17 @@ def _manifest(stores: Sequence[ProfileStore]) -> ProfileManifest:
                 where=str(store.path),
                 hint="merge profiles of one device only",
             )
+    lightweight = {
+        store.manifest.igniter.digest(): store.manifest.igniter
+        for store in stores
+        if store.manifest.igniter is not None
+    }
+    if len(lightweight) > 1:
+        raise BadInput(
+            "the profiles hold different lightweight profiles of iGniter",
+            where=" + ".join(str(store.path) for store in stores),
+            hint="merge their files first, and import those: igprof import igniter",
+        )
     one_sweep = all(store.manifest.sweep == first.sweep for store in stores)
     return ProfileManifest(
         sweep=first.sweep if one_sweep else None,
@@ -114,6 +125,7 @@ def _manifest(stores: Sequence[ProfileStore]) -> ProfileManifest:
         created_at=now_utc(),
         igprof=__version__,
         source="merged",
+        igniter=next(iter(lightweight.values()), None),
     )
 
 

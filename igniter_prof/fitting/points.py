@@ -275,6 +275,7 @@ def _weight(tenant: TenantMeasurement) -> float:
 
 def _cv(tenant: TenantMeasurement) -> float:
     assert tenant.latency is not None
-    if tenant.latency.count < 2:
+    count, std_ms = tenant.latency.count, tenant.latency.std_ms
+    if std_ms is None or (count is not None and count < 2):
         return float("nan")
-    return tenant.latency.std_ms / tenant.latency.mean_ms
+    return std_ms / tenant.latency.mean_ms

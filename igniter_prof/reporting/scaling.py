@@ -236,7 +236,8 @@ def inference_energy_j(
     else:
         power = measurement.host_power
         energy_j = None if power is None else _packages(power.energy_j)
-    inferences = tenant.latency.count * tenant.tenant.batch_size if tenant.latency else 0
+    count = tenant.latency.count if tenant.latency else None
+    inferences = (count or 0) * tenant.tenant.batch_size
     return None if energy_j is None or not inferences else energy_j / inferences
 
 

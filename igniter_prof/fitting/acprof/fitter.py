@@ -186,7 +186,10 @@ def _spread(task: Task, measurements: Sequence[Measurement]) -> float:
     found = [
         latency.std_ms / latency.mean_ms
         for one in measurements
-        if one.cell_id in ids and (latency := one.tenants[0].latency) and latency.count > 1
+        if one.cell_id in ids
+        and (latency := one.tenants[0].latency)
+        and latency.std_ms is not None
+        and latency.count != 1  # None: not known, but a deviation was published
     ]
     return float(np.median(found)) if found else 0.0
 

@@ -173,7 +173,7 @@ def _values(tenant: Tenant, device: Device) -> tuple[float, ...]:
 
 def _count(measurement: Measurement) -> int:
     latency = measurement.tenants[0].latency
-    return 1 if latency is None else latency.count
+    return 1 if latency is None or latency.count is None else latency.count
 
 
 def _varied(x: dict[str, FloatArray]) -> tuple[str, ...]:
