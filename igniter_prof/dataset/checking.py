@@ -89,7 +89,7 @@ def check_cell(measurement: Measurement, requests: Sequence[Requests]) -> list[F
         raw = len(rows) > 0 or not _is_imported(measurement)
         where = f"{name}, tenant {number}"
         problems = [
-            *_check_status(tenant),
+            *_check_status(tenant, imported=_is_imported(measurement)),
             *_check_requests(rows),
             *_check_phases(rows, measurement),
             *(_check_statistics(tenant, rows, measurement) if raw else ()),
@@ -183,11 +183,11 @@ def _check_window(measurement: Measurement) -> Iterator[str]:
             yield "the counted window ends after the cell"
 
 
-def _check_status(tenant: TenantMeasurement) -> Problems:
+def _check_status(tenant: TenantMeasurement, *, imported: bool) -> Problems:
     if tenant.status == "ok":
         if tenant.latency is None:
             yield "error", "is ok but has no latency"
-        if tenant.stable is None and not tenant.verdict:  # an import may say why it cannot tell
+        if tenant.stable is None and not imported:
             yield "warning", "is ok but has no verdict on its stability"
         return
     if tenant.stable:
