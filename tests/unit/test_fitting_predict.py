@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,14 @@ def coefficients_path(coefficients: Coefficients, tmp_path_factory: pytest.TempP
 def test_arrays_answer_as_cells_do(model: Predictor) -> None:
     shares = np.array([20.0, 40.0, 55.0])
     cells = [[SMALL.model_copy(update={"share_pct": s}), LARGE] for s in shares]
-    pressure = model.pressure("large", LARGE.batch_size, 60.0)
-    arrays = model.latency_ms("small", SMALL.batch_size, shares, pressure, 2)
-    assert arrays == pytest.approx([cell[0].latency_ms for cell in model.predict(cells)])
-    grid = model.latency_ms("small", np.array([[1], [2]]), shares)
-    assert grid.shape == (2, 3)
+    expected = [tenant.latency_ms for cell in model.predict(cells) for tenant in cell]
+    x = model.points(cells)
+    assert model.fitted.latency_ms(x) == pytest.approx(expected)
+    # one cell with other shares, without any tenant as an object
+    again = model.points(cells[:1]).repeated(len(shares))
+    share = again.share.copy()
+    share[::2] = shares / 100.0
+    assert model.fitted.latency_ms(replace(again, share=share)) == pytest.approx(expected)
 
 
 def test_service_times_are_those_of_smaller_batches(model: Predictor) -> None:
@@ -63,7 +67,9 @@ def test_nothing_loads_for_free_on_a_cpu(model: Predictor) -> None:
 
 def test_loading_overlaps_on_a_gpu(coefficients: Coefficients) -> None:
     gpu = Device(id="cuda:GPU-1", kind="cuda", name="a GPU")
-    extra = {**coefficients.extra, "load_fraction": {"small": 0.75}}
+    fractions = [0.75 if name == "small" else 0.0 for name in coefficients.models]
+    fitted = {**coefficients.extra["fitted"], "load_fraction": fractions}
+    extra = {**coefficients.extra, "fitted": fitted}
     model = predictor(coefficients.model_copy(update={"device": gpu, "extra": extra}))
     ((prediction,),) = model.predict([[SMALL]])
     transfer_ms = coefficients.models["small"]["transfer_ms"].value * 4
@@ -125,8 +131,8 @@ def test_outside_says_what_was_not_profiled(model: Predictor) -> None:
 def test_an_unknown_model_gets_a_hint(model: Predictor) -> None:
     for ask in (
         lambda: model.predict([[Tenant(model="smal")]]),
-        lambda: model.latency_ms("smal", 1, 50),
-        lambda: model.pressure("smal", 1, 50),
+        lambda: model.points([[Tenant(model="smal")]]),
+        lambda: model.service_ms(Tenant(model="smal")),
         lambda: model.outside([Tenant(model="smal")]),
     ):
         with pytest.raises(BadInput, match="did you mean 'small'"):
@@ -161,7 +167,8 @@ def test_truncated_coefficients_are_refused(coefficients_path: Path, tmp_path: P
         (("extra", "cv"), [0.1], "'cv'"),
         (("extra", "cv", "small"), "wide", "'cv.small'"),
         (("extra", "cv", "small"), -0.1, "'cv.small'"),
-        (("extra", "load_fraction", "small"), 1.5, "'load_fraction.small'"),
+        (("extra", "fitted", "load_fraction"), [0.0, 1.5, 0.0], "load_fraction is outside of 0-1"),
+        (("extra", "fitted", "load_fraction"), [0.0, 1.0], "load_fraction is not 3 numbers"),
         (("extra", "interval"), 3, "'interval'"),
         (("extra", "interval", "solo"), [0.1], "'interval.solo"),
         (("extra", "measured_together"), [["small"]], "'measured_together.0"),
