@@ -35,6 +35,15 @@ def _acprof(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
     return done.written
 
 
+def _igniter_profile(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
+    from igniter_prof.dataset.igniter import export_igniter
+
+    done = export_igniter(source, out)
+    for reason, count in done.left_out.items():
+        note(f"left out: {count} {reason}")
+    return done.written
+
+
 def _igniter(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
     from igniter_prof.provisioning.checker import read_plan
     from igniter_prof.provisioning.igniter import export_plan
@@ -44,7 +53,12 @@ def _igniter(source: Path, out: Path, requests: Path | None) -> Sequence[Path]:
 
 # what is exported, and the formats that it can be written in
 EXPORTERS: dict[str, dict[str, Exporter]] = {
-    "profile": {"csv": _csv, "parquet": _parquet, "acprof": _acprof},
+    "profile": {
+        "csv": _csv,
+        "parquet": _parquet,
+        "acprof": _acprof,
+        "igniter": _igniter_profile,
+    },
     "plan": {"igniter": _igniter},
 }
 
@@ -70,7 +84,8 @@ def command(source: Path, format: str, out: Path, requests: Path | None, as_json
     """Write FILE_OR_DIR in another tool's FORMAT; what it is is told from its content.
 
     A profile becomes a table with one row a tenant of a cell (columns: docs/dataset.md), or with
-    'acprof' a folder of files with AC-Prof's columns, one row a request (docs/acprof.md).
+    'acprof' a folder of files with AC-Prof's columns, one row a request (docs/acprof.md), or with
+    'igniter' a folder of iGniter's files, one row a cell (docs/igniter.md).
     """
     from igniter_prof.dataset.identify import identify
     from igniter_prof.errors import BadInput
@@ -89,6 +104,8 @@ def command(source: Path, format: str, out: Path, requests: Path | None, as_json
         raise BadInput("--requests is for profiles only", where=str(source))
     if requests is not None and format == "acprof":
         raise BadInput("acprof has one row a request already", hint="leave --requests out")
+    if requests is not None and kind == "profile" and format == "igniter":
+        raise BadInput("igniter has no file for raw requests", hint="leave --requests out")
     written = exporters[format](source, out, requests)
     if as_json:
         print_json({"written": [str(path) for path in written]})
