@@ -1,0 +1,483 @@
+"""Power of a device and its clock from the tenants on it; docs/energy-model.md has the equations.
+
+A tenant alone adds ``base + (batch_energy + item_energy · batch) / alone_ms`` to the idle power:
+iGniter's line in batch over active time (TPDS 2023, section III), and the energy that a batch takes
+whatever its size. A mix adds what its tenants add, the idle power is there once. Beyond the power
+limit the device lowers its clock and stays at the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from igniter_prof.errors import BadInput
+from igniter_prof.fitting.points import BoolArray, FloatArray, Observations, Points
+from igniter_prof.records import IgniterModel, Parameter
+
+PER_MODEL = ("power_base_w", "batch_energy_mj", "item_energy_mj")
+"""Parameters of a model: W, mJ of a batch, mJ of an inference; all >= 0."""
+
+SHARED = ("idle_power_w", "power_limit_w", "max_clock_mhz", "clock_drop_mhz_per_w")
+"""Parameters of the device; those that are not known are not there."""
+
+_AGAIN = "make it again: igprof fit"
+
+LOWEST_CLOCK = 0.3
+"""Part of its highest clock below which no power limit slows a device."""
+
+_AT_FULL_CLOCK = 0.99
+_CLEARLY_BELOW_LIMIT = 0.9
+_BELOW_LIMIT = 0.98
+_SCALE_EXPONENT = 2.0
+"""Work on a picture grows with its area, as in the latency model."""
+_ROBUST_FROM = 0.05
+"""Relative error beyond which a measured power counts linearly rather than squared."""
+_ROUNDS = 8
+_RIDGE = (1e-6, 1e-6, 1e-9)
+"""Weight against each parameter: what the cells cannot tell apart goes to the energy of an item."""
+_IDLE_GRID = 200
+_TABLE_BATCHES = (1.0, 16.0, 32.0)
+_TABLE_SHARES = (0.1, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class PowerModel:
+    """Fitted power of a device.
+
+    Where the power of a model was never measured, its rise is NaN, and so is what follows from it
+    but the clock, which then is the highest.
+    """
+
+    models: tuple[str, ...]
+    shared: Mapping[str, Parameter]
+    parameters: Mapping[str, Mapping[str, Parameter]]
+    """By model; without those whose power was never measured."""
+
+    @property
+    def idle_w(self) -> float:
+        """Power of the device with nobody on it."""
+        return self.shared["idle_power_w"].value
+
+    @property
+    def limit_w(self) -> float:
+        """Power limit; infinite if it is not known."""
+        return self.shared["power_limit_w"].value if "power_limit_w" in self.shared else np.inf
+
+    @property
+    def max_clock_mhz(self) -> float:
+        """Clock below the limit; NaN if no clock was measured."""
+        return self.shared["max_clock_mhz"].value if "max_clock_mhz" in self.shared else np.nan
+
+    def rise_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
+        """What each tenant alone adds to the idle power, W, (n_rows,), >= 0.
+
+        ``alone_ms``: (n_rows,), its latency alone at the highest clock.
+        """
+        columns = _columns(x, alone_ms)
+        return np.asarray((self._table()[x.model] * columns).sum(axis=1))
+
+    def demand_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
+        """What the row's cell would draw without a limit, W, (n_rows,): idle, and its rises."""
+        return self.idle_w + _over_cell(x, self.rise_w(x, alone_ms))
+
+    def clock_ratio(self, demand_w: FloatArray) -> FloatArray:
+        """Clock over the highest one, same shape, in [0.3, 1]; 1 where it is not known."""
+        if "clock_drop_mhz_per_w" not in self.shared or not np.isfinite(self.limit_w):
+            return np.ones_like(demand_w)
+        over = np.maximum(np.nan_to_num(demand_w - self.limit_w), 0.0)
+        drop = self.shared["clock_drop_mhz_per_w"].value / self.max_clock_mhz * over
+        return np.maximum(1.0 - drop, LOWEST_CLOCK)
+
+    def clock_mhz(self, demand_w: FloatArray) -> FloatArray:
+        """Clock of a device whose tenants demand that much, MHz; NaN if none was measured."""
+        return self.max_clock_mhz * self.clock_ratio(demand_w)
+
+    def power_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
+        """Power of the row's cell, W, (n_rows,): the demand, at most the limit."""
+        return np.minimum(self.demand_w(x, alone_ms), self.limit_w)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, for ``load``."""
+        return {
+            "shared": {name: p.model_dump() for name, p in self.shared.items()},
+            "models": {
+                model: {name: p.model_dump() for name, p in found.items()}
+                for model, found in self.parameters.items()
+            },
+        }
+
+    @staticmethod
+    def load(document: Mapping[str, Any], models: Sequence[str]) -> PowerModel:
+        """What ``document`` gave, for models in the order of the rows' indices.
+
+        Raises:
+            BadInput: something is missing or negative.
+        """
+        shared = {k: Parameter.model_validate(v) for k, v in document["shared"].items()}
+        parameters = {
+            model: {k: Parameter.model_validate(v) for k, v in found.items()}
+            for model, found in document["models"].items()
+        }
+        _require(shared, ("idle_power_w",), SHARED)
+        for found in parameters.values():
+            _require(found, PER_MODEL, PER_MODEL)
+        if "clock_drop_mhz_per_w" in shared:
+            _require(shared, ("max_clock_mhz", "power_limit_w"), SHARED)
+        return PowerModel(tuple(models), shared, parameters)
+
+    def _table(self) -> FloatArray:
+        """(n_models, 3); rows of NaN for models that were never measured."""
+        unknown = [np.nan] * len(PER_MODEL)
+        return np.array(
+            [
+                [self.parameters[m][name].value for name in PER_MODEL]
+                if m in self.parameters
+                else unknown
+                for m in self.models
+            ]
+        ).reshape(-1, len(PER_MODEL))
+
+
+def fit_power(data: Observations, alone_ms: FloatArray | None = None) -> PowerModel | None:
+    """Fit power to a profile.
+
+    Models are fitted to their cells alone at the highest clock, those that have none to mixes; the
+    clock's fall to the cells that the limit slowed.
+
+    Args:
+        data: observations; cells without a power do not count.
+        alone_ms: (n_rows,), latency of each row alone at the highest clock, by a latency model;
+            None: as measured, or interpolated.
+
+    Returns:
+        None if the profile holds no power.
+    """
+    cells = _measured_cells(data, alone_ms)
+    if cells is None:
+        return None
+    unslowed = cells.unslowed()
+    solo = cells.x.tenants[cells.first] == 1
+    idle, idle_error = _idle(cells, data, unslowed & solo)
+    parameters: dict[str, dict[str, Parameter]] = {}
+    for index, name in enumerate(data.models):
+        mine = unslowed & solo & (cells.x.model[cells.first] == index)
+        if mine.any():
+            parameters |= _fit_rises(cells.take(mine), idle, [(index, name)])
+    strangers = [(i, name) for i, name in enumerate(data.models) if name not in parameters]
+    if strangers:
+        model = PowerModel(data.models, {}, parameters)
+        known_w = model.rise_w(cells.x, cells.alone_ms)
+        mixed = np.bincount(cells.x.cell, np.isnan(known_w), len(cells)) > 0
+        if (mixed & unslowed).any():
+            rest_w = idle + np.bincount(cells.x.cell, np.nan_to_num(known_w), len(cells))
+            part = mixed & unslowed
+            parameters |= _fit_rises(cells.take(part), rest_w[part], strangers)
+    shared = {"idle_power_w": Parameter(value=idle, std_error=idle_error)}
+    if cells.limit_w is not None:
+        shared["power_limit_w"] = Parameter(value=cells.limit_w)
+    if cells.max_clock_mhz is not None:
+        shared["max_clock_mhz"] = Parameter(value=cells.max_clock_mhz)
+    model = PowerModel(data.models, shared, parameters)
+    drop = _clock_drop(cells, data, model)
+    return replace(model, shared={**shared, "clock_drop_mhz_per_w": drop}) if drop else model
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells whose power was measured: rows as in ``Points``, cells numbered from 0."""
+
+    x: Points
+    alone_ms: FloatArray
+    power_w: FloatArray
+    """(n_cells,)."""
+    clock_mhz: FloatArray
+    """(n_cells,), NaN if it was not measured."""
+    limit_w: float | None
+    max_clock_mhz: float | None
+
+    def __len__(self) -> int:
+        return len(self.power_w)
+
+    @property
+    def first(self) -> Any:
+        """(n_cells,), each cell's first row."""
+        return np.unique(self.x.cell, return_index=True)[1]
+
+    def unslowed(self) -> BoolArray:
+        """(n_cells,): the power limit did not slow it."""
+        limit = np.inf if self.limit_w is None else self.limit_w
+        full = np.nan if self.max_clock_mhz is None else self.max_clock_mhz
+        at_full = self.clock_mhz >= _AT_FULL_CLOCK * full
+        by_clock = at_full | (self.power_w < _CLEARLY_BELOW_LIMIT * limit)
+        return np.where(np.isnan(self.clock_mhz), self.power_w < _BELOW_LIMIT * limit, by_clock)
+
+    def take(self, cells: BoolArray) -> _Cells:
+        """The cells where a mask (n_cells,) is true."""
+        rows = np.flatnonzero(cells[self.x.cell])
+        number = np.cumsum(cells, dtype=np.int64) - 1
+        kept = self.x.take(rows)
+        kept = replace(kept, cell=number[kept.cell])
+        return replace(
+            self,
+            x=kept,
+            alone_ms=self.alone_ms[rows],
+            power_w=self.power_w[cells],
+            clock_mhz=self.clock_mhz[cells],
+        )
+
+
+def _measured_cells(data: Observations, alone_ms: FloatArray | None) -> _Cells | None:
+    known = [
+        p if p is not None and p.power_mean_w is not None and p.scope == "gpu" else None
+        for p in data.power
+    ]
+    rows = np.flatnonzero([p is not None for p in known])
+    x = data.points.take(rows)
+    _, first, cell = np.unique(x.cell, return_index=True, return_inverse=True)
+    x = replace(x, cell=cell.reshape(-1))
+    powers = [known[rows[i]] for i in first]
+    power = np.array([p.power_mean_w for p in powers if p is not None], dtype=np.float64)
+    clock = np.array(
+        [p.sm_clock_mean_mhz if p.sm_clock_mean_mhz else np.nan for p in powers if p is not None]
+    )
+    limits = [p.power_limit_w for p in powers if p is not None and p.power_limit_w]
+    limit = float(np.median(limits)) if limits else None
+    full = float(np.nanmax(clock)) if np.isfinite(clock).any() else None
+    if data.igniter is not None:
+        limit = limit or data.igniter.hardware.power_limit_w
+        full = max(full or 0.0, data.igniter.hardware.max_clock_mhz)
+    if alone_ms is None:
+        alone_ms = _alone_ms(data, full)
+    alone = alone_ms[rows]
+    for index, name in enumerate(data.models):
+        tables = data.igniter.models.get(name) if data.igniter is not None else None
+        if tables is not None and not (x.model == index).any():
+            assert data.igniter is not None
+            more = _from_tables(index, tables, data.igniter.hardware.bytes_per_ms, full)
+            x = _joined(x, replace(more.x, cell=np.arange(len(more)) + len(power)))
+            alone = np.concatenate([alone, more.alone_ms])
+            power = np.concatenate([power, more.power_w])
+            clock = np.concatenate([clock, more.clock_mhz])
+    return _Cells(x, alone, power, clock, limit, full) if len(power) else None
+
+
+def _from_tables(
+    index: int, model: IgniterModel, bytes_per_ms: float, full: float | None
+) -> _Cells:
+    """The nine cells of a model alone in iGniter's lightweight profile."""
+    batch = np.repeat(_TABLE_BATCHES, 3)
+    clock = np.array(model.clock_mhz).reshape(-1)
+    transfer = (model.input_bytes + model.output_bytes) * batch / bytes_per_ms
+    slowed = 1.0 if full is None else np.minimum(clock / full, 1.0)
+    one = np.ones(9)
+    x = Points(
+        model=np.full(9, index),
+        batch=batch,
+        share=np.tile(_TABLE_SHARES, 3),
+        scale=one,
+        instances=one,
+        cell=np.arange(9),
+        tenants=one,
+    )
+    alone = np.array(model.gpu_ms).reshape(-1) * slowed + transfer
+    return _Cells(x, alone, np.array(model.power_w).reshape(-1), clock, None, full)
+
+
+def _alone_ms(data: Observations, full: float | None) -> FloatArray:
+    """Latency of each row alone at the highest clock, (n_rows,).
+
+    As measured where it was; else a quadratic in the logarithms of batch and share over the
+    model's cells alone; of a model that was never alone, what was measured.
+    """
+    x = data.points
+    clock = np.array([np.nan if p is None else p.sm_clock_mean_mhz or np.nan for p in data.power])
+    slowed = np.ones(len(x)) if full is None else np.nan_to_num(clock / full, nan=1.0)
+    at_full = data.latency_ms * np.minimum(slowed, 1.0)
+    result = at_full.copy()
+    keys = np.stack([x.model, x.batch, x.share, x.scale, x.instances], axis=1)
+    solo = x.tenants == 1
+    found: dict[bytes, list[float]] = {}
+    for key, value in zip(keys[solo], at_full[solo], strict=True):
+        found.setdefault(key.tobytes(), []).append(float(value))
+    b, r, s, i = (np.log(v) for v in (x.batch, x.share, x.scale, x.instances))
+    terms = np.stack([np.ones(len(x)), b, r, b * b, b * r, r * r, s, i], axis=1)
+    for index in range(len(data.models)):
+        mine = x.model == index
+        known = mine & solo
+        if known.any():
+            a, y = terms[known], np.log(at_full[known])
+            level = float(y.mean())
+            ridge = 1e-3 * np.eye(a.shape[1])
+            weights = np.linalg.solve(a.T @ a + ridge, a.T @ (y - level))
+            result[mine] = np.exp(level + terms[mine] @ weights)
+    for row, key in enumerate(keys):
+        if (values := found.get(key.tobytes())) is not None:
+            result[row] = np.median(values)
+    return result
+
+
+def _idle(cells: _Cells, data: Observations, alone: BoolArray) -> tuple[float, float | None]:
+    """Power of the idle device and its standard error, from the first source that has it."""
+    for name in ("bare_idle_w", "context_idle_w"):
+        read = {data.cell_id[i]: getattr(p, name) for i, p in enumerate(data.power) if p}
+        values = np.array([v for v in read.values() if v is not None and v > 0])
+        if len(values):
+            error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+            return float(np.median(values)), error
+    if data.igniter is not None and data.igniter.hardware.idle_power_w > 0:
+        return data.igniter.hardware.idle_power_w, None
+    part = cells.take(alone) if alone.any() else cells
+    grid = np.linspace(0.0, float(part.power_w.min()), _IDLE_GRID, endpoint=False)
+    return float(grid[int(np.argmin([_cost(part, idle) for idle in grid]))]), None
+
+
+def _cost(cells: _Cells, idle: float) -> float:
+    """Relative errors, summed, of energies alone on top of an idle power."""
+    total = 0.0
+    solo = cells.x.tenants[cells.first] == 1
+    for index in np.unique(cells.x.model):
+        mine = solo & (cells.x.model[cells.first] == index)
+        part = cells.take(mine)
+        a = _columns(part.x, part.alone_ms) / part.power_w[:, np.newaxis]
+        a[:, 0] = 0.0  # a base is not told from the idle power
+        y = 1.0 - idle / part.power_w
+        total += float(np.abs(a @ _non_negative(a, y) - y).sum())
+    return total
+
+
+def _fit_rises(
+    cells: _Cells, rest_w: float | FloatArray, wanted: Sequence[tuple[int, str]]
+) -> dict[str, dict[str, Parameter]]:
+    """Parameters of the wanted models (index, name); those that are in no cell are left out.
+
+    ``rest_w``: what of each cell's power is not theirs.
+    """
+    wanted = [(index, name) for index, name in wanted if (cells.x.model == index).any()]
+    columns = _columns(cells.x, cells.alone_ms)
+    design = np.zeros((len(cells), len(wanted), len(PER_MODEL)))
+    for at, (index, _) in enumerate(wanted):
+        rows = cells.x.model == index
+        np.add.at(design[:, at], cells.x.cell[rows], columns[rows])
+    # relative to what was measured: a board's sensor errs by percents
+    a = design.reshape(len(cells), -1) / cells.power_w[:, np.newaxis]
+    y = 1.0 - rest_w / cells.power_w
+    weight = np.ones(len(cells))
+    value = np.zeros(a.shape[1])
+    for _ in range(_ROUNDS):
+        root = np.sqrt(weight)
+        value = _non_negative(a * root[:, np.newaxis], y * root)
+        weight = np.minimum(1.0, _ROBUST_FROM / np.maximum(np.abs(a @ value - y), 1e-12))
+    root = np.sqrt(weight)
+    errors = _standard_errors(a * root[:, np.newaxis], (a @ value - y) * root, value > 0)
+    shape = (len(wanted), len(PER_MODEL))
+    return {
+        name: {
+            term: Parameter(value=float(v), std_error=float(e) if np.isfinite(e) else None)
+            for term, v, e in zip(PER_MODEL, found, off, strict=True)
+        }
+        for (_, name), found, off in zip(
+            wanted, value.reshape(shape), errors.reshape(shape), strict=True
+        )
+    }
+
+
+def _clock_drop(cells: _Cells, data: Observations, model: PowerModel) -> Parameter | None:
+    """MHz that the clock falls for each W of demand over the limit; None if nothing says it.
+
+    iGniter's estimate, a line through the origin, over every cell beyond the limit and over its
+    hardware curve, whose demand it extrapolates from one and three tenants.
+    """
+    if cells.limit_w is None or cells.max_clock_mhz is None:
+        return None
+    demand = model.demand_w(cells.x, cells.alone_ms)[cells.first]
+    over = [demand - cells.limit_w]
+    fall = [cells.max_clock_mhz - cells.clock_mhz]
+    if data.igniter is not None:
+        hardware = data.igniter.hardware
+        one, _, three = hardware.power_w[:3]
+        ahead = three + (three - one) / 2.0 * np.arange(1, len(hardware.power_w) - 2)
+        over.append(ahead - cells.limit_w)
+        fall.append(cells.max_clock_mhz - np.array(hardware.clock_mhz[3:]))
+    x, y = np.concatenate(over), np.concatenate(fall)
+    usable = np.isfinite(x) & np.isfinite(y) & (x > 0)
+    x, y = x[usable], np.maximum(y[usable], 0.0)
+    if not len(x):
+        return None
+    slope = float((x * y).sum() / (x * x).sum())
+    variance = float(((y - slope * x) ** 2).sum()) / (len(x) - 1) if len(x) > 1 else None
+    error = None if variance is None else float(np.sqrt(variance / (x * x).sum()))
+    return Parameter(value=slope, std_error=error)
+
+
+def _columns(x: Points, alone_ms: FloatArray) -> FloatArray:
+    """What the parameters of PER_MODEL are multiplied with, (n_rows, 3)."""
+    work = x.batch * x.scale**_SCALE_EXPONENT
+    return np.stack([np.ones(len(x)), 1.0 / alone_ms, work / alone_ms], axis=1)
+
+
+def _over_cell(x: Points, value: FloatArray) -> FloatArray:
+    """Sum of a row's value over its cell, (n_rows,)."""
+    return np.asarray(np.bincount(x.cell, value)[x.cell], dtype=np.float64)
+
+
+def _joined(first: Points, second: Points) -> Points:
+    return Points(
+        **{
+            each.name: np.concatenate([getattr(first, each.name), getattr(second, each.name)])
+            for each in fields(Points)
+        }
+    )
+
+
+def _non_negative(a: FloatArray, y: FloatArray) -> FloatArray:
+    """``argmin |a v - y|²`` over v >= 0 (Lawson and Hanson 1974), (n_columns,).
+
+    The columns are those of PER_MODEL, of one model after the other.
+    """
+    size = np.sqrt((a * a).sum(axis=0))
+    size[size == 0] = 1.0
+    scaled = a / size
+    gram = scaled.T @ scaled + np.diag(np.tile(_RIDGE, len(size) // len(_RIDGE)))
+    right = scaled.T @ y
+    value = np.zeros(len(size))
+    free = np.zeros(len(size), dtype=bool)
+    for _ in range(3 * len(size)):
+        gain = np.where(free, -np.inf, right - gram @ value)
+        if gain.max() <= 1e-12:
+            break
+        free[int(gain.argmax())] = True
+        while True:
+            trial = np.zeros(len(size))
+            trial[free] = np.linalg.solve(gram[np.ix_(free, free)], right[free])
+            bad = free & (trial <= 0)
+            if not bad.any():
+                value = trial
+                break
+            step = float((value[bad] / (value[bad] - trial[bad])).min())
+            value = value + step * (trial - value)
+            free &= value > 1e-15
+    return np.asarray(value / size)
+
+
+def _standard_errors(a: FloatArray, residual: FloatArray, free: BoolArray) -> FloatArray:
+    """Of least squares over the free columns, (n_columns,); NaN where not identifiable."""
+    errors = np.full(len(free), np.nan)
+    used = a[:, free]
+    spare = len(a) - used.shape[1]
+    if spare > 0 and used.shape[1] and np.linalg.matrix_rank(used) == used.shape[1]:
+        variance = float((residual**2).sum()) / spare
+        errors[free] = np.sqrt(variance * np.diag(np.linalg.inv(used.T @ used)))
+    return errors
+
+
+def _require(found: Mapping[str, Parameter], needed: Sequence[str], known: Sequence[str]) -> None:
+    for name in needed:
+        if name not in found:
+            raise BadInput(f"extra.power lacks the parameter '{name}'", hint=_AGAIN)
+    for name, parameter in found.items():
+        if name not in known or parameter.value < 0:
+            raise BadInput(f"extra.power: '{name}' is unknown or below 0", hint=_AGAIN)
