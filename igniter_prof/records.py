@@ -792,6 +792,24 @@ class FitError(Record):
     r2: float | None = None
 
 
+class LearningPoint(Record):
+    """The error of a fit to a part of the co-located cells, on the same hold-out."""
+
+    cells: int = Field(description="co-located cells that were fitted to")
+    fraction_pct: float = Field(description="of those that are not held out")
+    error: FitError = Field(description="of the co-located cells of the hold-out")
+
+
+class IntervalCheck(Record):
+    """Whether 90% intervals hold what is measured: each of a fit that had not seen the cell."""
+
+    tenants: int
+    coverage_pct: float | None = Field(default=None, description="of them inside")
+    half_width_pct: float | None = Field(
+        default=None, description="median of (high - low) / 2 over the prediction"
+    )
+
+
 class FitReport(Record):
     """How well a model fits: on what it was fitted to, on a hold-out, and a naive peer there."""
 
@@ -808,7 +826,17 @@ class FitReport(Record):
     residuals: tuple[dict[str, Any], ...] = Field(
         default=(),
         description="one a tenant: cell_id, model, batch_size, share_pct, neighbours,"
-        " measured_ms, predicted_ms, holdout",
+        " measured_ms, predicted_ms, holdout, and low_ms, high_ms: the 90% interval",
+    )
+    cross_validated: dict[str, FitError] = Field(
+        default={},
+        description="errors of cells that the fit had not seen: 'points'; 'co-located points';"
+        " 'pairs' (sets of models never measured together); 'models' (a model measured alone"
+        " only); 'devices' (another device of the type)",
+    )
+    learning_curve: tuple[LearningPoint, ...] = ()
+    intervals: dict[str, IntervalCheck] = Field(
+        default={}, description="'all', 'solo', 'co-located': of cross-validated points"
     )
 
 

@@ -7,11 +7,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.common import (
+    json_option,
+    note,
+    print_json,
+    print_table,
+    tell,
+    told_to_terminal,
+)
 from igniter_prof.cli.options import OutFile
 
 if TYPE_CHECKING:
-    from igniter_prof.records import FitError
+    from igniter_prof.records import FitError, FitReport
+
+_VALIDATION_S = 35.0
+"""Seconds that validation may take beyond the fit, its hold-out and its intervals."""
+
+_LEFT_OUT = {
+    "points": "points",
+    "co-located points": "co-located points",
+    "pairs": "sets of models (never measured together)",
+    "models": "models (measured alone only)",
+    "devices": "devices",
+}
 
 
 @click.command("fit")
@@ -38,9 +56,22 @@ if TYPE_CHECKING:
     show_default=True,
     help="Percent of the cells that the reported error is about.",
 )
+@click.option(
+    "--no-validation",
+    "--quick",
+    "quick",
+    is_flag=True,
+    help="Leave out the cross-validation by pair, model and device, and the learning curve.",
+)
 @json_option
 def command(
-    profile: Path, out: Path, model: str, seed: int, holdout_pct: float, as_json: bool
+    profile: Path,
+    out: Path,
+    model: str,
+    seed: int,
+    holdout_pct: float,
+    quick: bool,
+    as_json: bool,
 ) -> None:
     """Fit a latency model to a profile and report its error on cells that it did not see.
 
@@ -59,7 +90,10 @@ def command(
         model=model,
         seed=seed,
         holdout=holdout_pct / 100.0,
+        validation_s=0.0 if quick else _VALIDATION_S,
+        tell=_progress,
     )
+    _progress("")
     write_json(out, coefficients)
     for line in coefficients.extra["notes"]:
         note(f"note: {line}")
@@ -80,15 +114,50 @@ def command(
             ["cells", "number", "mean %", "median %", "p90 %", "p99 %", "R²"],
             rows,
         )
+        _print_validation(report)
     for task in coefficients.extra.get("tasks", ()):
         mode = "gpu" if task["gpu"] else "cpu"
         note(f"{task['target']} of {task['model']} {mode}: form '{task['form']}'")
     note(f"{len(coefficients.models)} models fitted: {out}")
 
 
-def _row(label: str, error: FitError) -> list[str | int | None]:
-    def text(value: float | None, digits: int) -> str | None:
-        return None if value is None else f"{value:.{digits}f}"
+def _progress(what: str) -> None:
+    """What is being fitted, on one line of a terminal that the next one takes over."""
+    if told_to_terminal():
+        tell(f"\r\033[Kfitting: {what} …" if what else "\r\033[K")
 
+
+def _print_validation(report: FitReport) -> None:
+    if report.cross_validated:
+        print_table(
+            "Cross-validated: what the fit had not seen",
+            ["left out in turn", "cells", "mean %", "median %", "p90 %", "p99 %", "R²"],
+            [_row(_LEFT_OUT.get(name, name), e) for name, e in report.cross_validated.items()],
+        )
+    if report.learning_curve:
+        print_table(
+            "Learning curve: error of the co-located cells of the hold-out",
+            ["co-located cells fitted", "number", "mean %", "median %", "p90 %", "p99 %", "R²"],
+            [
+                [f"{point.fraction_pct:g}%", point.cells, *_row("", point.error)[2:]]
+                for point in report.learning_curve
+            ],
+        )
+    if report.intervals:
+        print_table(
+            "90% intervals, each of a fit that had not seen the cell",
+            ["cells", "tenants", "inside %", "half-width %, median"],
+            [
+                [name, check.tenants, _text(check.coverage_pct, 1), _text(check.half_width_pct, 2)]
+                for name, check in report.intervals.items()
+            ],
+        )
+
+
+def _row(label: str, error: FitError) -> list[str | int | None]:
     percents = (error.mean_pct, error.median_pct, error.p90_pct, error.p99_pct)
-    return [label, error.cells, *(text(value, 2) for value in percents), text(error.r2, 4)]
+    return [label, error.cells, *(_text(value, 2) for value in percents), _text(error.r2, 4)]
+
+
+def _text(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"

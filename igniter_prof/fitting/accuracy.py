@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from igniter_prof.fitting.points import MODEL_ERROR, FloatArray, Observations
+from igniter_prof.fitting.points import MODEL_ERROR, BoolArray, FloatArray, Observations
 from igniter_prof.records import FitError
 
 COVERAGE = 0.9
@@ -18,6 +18,12 @@ _GROUPS = {1: "solo", 2: "pairs", 3: "triples"}
 def fit_error(data: Observations, predicted_ms: FloatArray) -> FitError:
     """Relative errors of predictions (n_rows,) of mean latency; None where there are no rows."""
     return relative_error(data.latency_ms, predicted_ms, len(np.unique(data.points.cell)))
+
+
+def fit_error_of(data: Observations, predicted_ms: FloatArray, rows: BoolArray) -> FitError:
+    """``fit_error`` of the rows that a mask (n_rows,) names, whole cells or not."""
+    cells = len(np.unique(data.points.cell[rows]))
+    return relative_error(data.latency_ms[rows], predicted_ms[rows], cells)
 
 
 def relative_error(measured: FloatArray, predicted: FloatArray, cells: int) -> FitError:

@@ -6,7 +6,7 @@ planned from. ``acprof`` says how one container's latency follows from its size 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from igniter_prof.fitting.acprof import fitter as acprof
 from igniter_prof.fitting.acprof.predictor import AcprofPredictor, check_acprof
 from igniter_prof.fitting.latency_models import MODELS as SHARE_MODELS
 from igniter_prof.fitting.predictor import Predictor
+from igniter_prof.fitting.validation import silent
 from igniter_prof.records import (
     Coefficients,
     Device,
@@ -58,6 +59,8 @@ def fit(
     seed: int = 0,
     holdout: float = 0.2,
     igniter: IgniterProfile | None = None,
+    validation_s: float = 0.0,
+    tell: Callable[[str], None] = silent,
 ) -> Coefficients:
     """Fit a latency model to a profile; the report is of a fit that never saw the hold-out.
 
@@ -69,6 +72,9 @@ def fit(
         seed: of the hold-out and of the optimiser's starts.
         holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
         igniter: iGniter's lightweight profile of the device, where there is one.
+        validation_s: seconds that validation beyond the hold-out and the intervals may take: see
+            ``validation``; 0: none. Not of the model acprof.
+        tell: told what is being done.
 
     Raises:
         BadInput: nothing usable, or an unknown latency model.
@@ -88,6 +94,8 @@ def fit(
         seed=seed,
         holdout=holdout,
         igniter=igniter,
+        validation_s=validation_s,
+        tell=tell,
     )
 
 

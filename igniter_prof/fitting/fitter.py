@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from igniter_prof import __version__
 from igniter_prof.files import now_utc
-from igniter_prof.fitting import accuracy
+from igniter_prof.fitting import accuracy, conformal, validation
+from igniter_prof.fitting.conformal import Intervals
 from igniter_prof.fitting.holdout import hold_out
 from igniter_prof.fitting.latency_models import latency_model
 from igniter_prof.fitting.model import Fitted, LatencyModel
 from igniter_prof.fitting.points import (
-    MODEL_ERROR,
     BoolArray,
     FloatArray,
     Observations,
@@ -23,8 +23,6 @@ from igniter_prof.fitting.points import (
 )
 from igniter_prof.records import Coefficients, Device, FitReport, IgniterProfile, Measurement
 
-_SPLITS = 5
-_SPLIT_FRACTION = 0.2
 _UNTESTED = 0.1
 """Least half-width of an interval (relative) where no cell could be held out."""
 
@@ -38,11 +36,13 @@ def fit(
     seed: int = 0,
     holdout: float = 0.2,
     igniter: IgniterProfile | None = None,
+    validation_s: float = 0.0,
+    tell: Callable[[str], None] = validation.silent,
 ) -> Coefficients:
     """Fit a latency model to a profile.
 
     The report is of a fit that never saw the hold-out; the parameters are then refitted to all
-    cells. Intervals come from the errors of several such splits.
+    cells. Intervals come from cross-validation by points.
 
     Args:
         measurements: of one device type; what cannot be used is left out with a note.
@@ -52,16 +52,52 @@ def fit(
         seed: of the hold-out and of the optimiser's starts.
         holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
         igniter: iGniter's lightweight profile of the device, where there is one.
+        validation_s: seconds that further validation may take (``validation``); 0: none.
+        tell: told what is being done.
 
     Raises:
         BadInput: nothing usable, a model never measured alone, an unknown latency model.
     """
     chosen = latency_model(model)
     data, notes = observe(measurements, device, igniter)
-    final = chosen.fit(data, seed).document()
+    clock = validation.Clock(validation_s)
+    tell("all cells")
+    full = chosen.fit(data, seed)
+    clock.longest_s = clock.now() - clock.began
+    final = full.document()
+    tell("all but the hold-out")
     split = _split(data, chosen, holdout, seed)
     if holdout > 0 and not split.held.any():
         notes += ("too few cells for a hold-out: every one is needed by the fit",)
+    crossed, told = validation.refit(
+        data, chosen, validation.parts_by_point(data, seed), seed, start=full, tell=tell
+    )
+    notes += told
+    intervals = _intervals(data, crossed, full)
+    report = _report(data, split, crossed, intervals, seed)
+    if validation_s > 0:
+        # what had to be done anyway does not count
+        clock.began = clock.now()
+        checked = validation.validate(
+            data,
+            chosen,
+            held=split.held,
+            held_error=accuracy.fit_error_of(
+                data, split.predicted_ms, split.held & (data.points.tenants > 1)
+            ),
+            device_of={m.cell_id: m.cell.device for m in measurements},
+            seed=seed,
+            clock=clock,
+            start=full,
+            tell=tell,
+        )
+        notes += checked.notes
+        report = report.model_copy(
+            update={
+                "cross_validated": report.cross_validated | checked.cross_validated,
+                "learning_curve": checked.learning_curve,
+            }
+        )
     region, together = _region(data)
     return Coefficients(
         model=model,
@@ -76,11 +112,11 @@ def fit(
         extra={
             "fitted": final.extra,
             "cv": _spread(data),
-            "interval": _intervals(data, chosen, seed),
+            "interval": {"solo": intervals.solo, "colocated": intervals.colocated},
             "measured_together": together,
             "notes": [*notes, *final.notes],
         },
-        report=_report(data, split, seed),
+        report=report,
     )
 
 
@@ -100,20 +136,36 @@ def _split(data: Observations, model: LatencyModel, fraction: float, seed: int) 
     return _Split(held, fitted, fitted.latency_ms(data.points), fitted.log_scale(data.points))
 
 
-def _report(data: Observations, split: _Split, seed: int) -> FitReport:
+def _report(
+    data: Observations,
+    split: _Split,
+    crossed: validation.Unseen,
+    intervals: Intervals,
+    seed: int,
+) -> FitReport:
     held = data.take(split.held)
     naive = latency_model("none").fit(data.take(~split.held), seed)
+    together = data.points.tenants > 1
+    errors = {
+        "points": validation.error_of(data, crossed),
+        "co-located points": validation.error_of(data, crossed, together),
+    }
     return FitReport(
         train=accuracy.fit_error(data.take(~split.held), split.predicted_ms[~split.held]),
         holdout=accuracy.fit_error(held, split.predicted_ms[split.held]),
         holdout_none=accuracy.fit_error(held, naive.latency_ms(held.points)),
         by_group=accuracy.errors_by_group(held, lambda part: split.fitted.latency_ms(part.points)),
-        residuals=_residual_rows(data, split),
+        residuals=_residual_rows(data, split, intervals),
+        cross_validated={name: error for name, error in errors.items() if error.cells},
+        intervals=validation.interval_checks(validation.held_scores(data, crossed)),
     )
 
 
-def _residual_rows(data: Observations, split: _Split) -> tuple[dict[str, Any], ...]:
+def _residual_rows(
+    data: Observations, split: _Split, intervals: Intervals
+) -> tuple[dict[str, Any], ...]:
     x = data.points
+    low, high = intervals.ends(x.tenants == 1, split.log_scale)
     members: dict[int, list[int]] = {}
     for row, cell in enumerate(x.cell.tolist()):
         members.setdefault(cell, []).append(row)
@@ -130,40 +182,27 @@ def _residual_rows(data: Observations, split: _Split) -> tuple[dict[str, Any], .
             ],
             "measured_ms": float(data.latency_ms[row]),
             "predicted_ms": float(split.predicted_ms[row]),
+            "low_ms": float(split.predicted_ms[row] * np.exp(low[row])),
+            "high_ms": float(split.predicted_ms[row] * np.exp(high[row])),
             "holdout": bool(split.held[row]),
         }
         for row, measured in enumerate(data.tenant)
     )
 
 
-def _intervals(
-    data: Observations, model: LatencyModel, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Intervals of log(measured / predicted) alone and co-located, from several hold-outs.
+def _intervals(data: Observations, crossed: validation.Unseen, full: Fitted) -> Intervals:
+    """Intervals of log(measured / predicted) alone and co-located, from cross-validation.
 
     In units of the model's own scale of each row, see ``model.Fitted.log_scale``.
     """
-    alone: list[FloatArray] = []
-    together: list[FloatArray] = []
-    for number in range(_SPLITS):
-        split = _split(data, model, _SPLIT_FRACTION, seed + 1 + number)
-        if not split.held.any():
-            break
-        log_error = np.log(data.latency_ms / split.predicted_ms) / split.log_scale
-        solo = data.points.tenants == 1
-        alone.append(log_error[split.held & solo])
-        together.append(log_error[split.held & ~solo])
-    least = MODEL_ERROR
-    if not alone:  # every cell is needed by the fit: its own errors say next to nothing
-        alone, together = [np.log(data.latency_ms / split.predicted_ms) / split.log_scale], []
-        least = _UNTESTED
-    solo_errors = np.concatenate(alone)
-    pair_errors = np.concatenate([np.zeros(0), *together])
-    either = np.concatenate([solo_errors, pair_errors])
-    return {
-        "solo": accuracy.interval(solo_errors if len(solo_errors) else either, least),
-        "colocated": accuracy.interval(pair_errors if len(pair_errors) else either, least),
-    }
+    if crossed.tested.any():
+        held = validation.held_scores(data, crossed)
+        return conformal.intervals(held.score, held.alone)
+    # every cell is needed by the fit: its own errors say next to nothing
+    x = data.points
+    errors = np.log(data.latency_ms / full.latency_ms(x)) / full.log_scale(x)
+    made = conformal.interval(errors, _UNTESTED)
+    return Intervals(made, made)
 
 
 def _region(
