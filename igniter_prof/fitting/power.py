@@ -1,6 +1,6 @@
 """Power of a device and its clock from the tenants on it; docs/energy-model.md has the equations.
 
-A tenant alone adds ``base + (batch_energy + item_energy · batch) / alone_ms`` to the idle power:
+A tenant alone adds ``base + (batch_energy + item_energy · batch) / active_ms`` to the idle power:
 iGniter's line in batch over active time (TPDS 2023, section III), and the energy that a batch takes
 whatever its size. A mix adds what its tenants add, the idle power is there once. Beyond the power
 limit the device lowers its clock and stays at the limit.
@@ -9,20 +9,32 @@ limit the device lowers its clock and stays at the limit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from igniter_prof.errors import BadInput
 from igniter_prof.fitting.points import BoolArray, FloatArray, Observations, Points
-from igniter_prof.records import IgniterModel, Parameter
+from igniter_prof.records import Parameter
 
 PER_MODEL = ("power_base_w", "batch_energy_mj", "item_energy_mj")
-"""Parameters of a model: W, mJ of a batch, mJ of an inference; all >= 0."""
+"""Fitted parameters of a model: W, mJ of a batch, mJ of an inference; all >= 0."""
 
-SHARED = ("idle_power_w", "power_limit_w", "max_clock_mhz", "clock_drop_mhz_per_w")
-"""Parameters of the device; those that are not known are not there."""
+TRANSFER = "transfer_ms"
+"""Further parameter of a model, not fitted: the time that an inference's bytes are on their way."""
+
+SHARED = (
+    "idle_power_w",
+    "power_limit_w",
+    "held_power_w",
+    "max_clock_mhz",
+    "clock_drop_mhz_per_w",
+)
+"""Parameters of the device; those that are not known are not there.
+
+``held_power_w`` is what a device that the limit slows draws in the mean: a little less than it.
+"""
 
 _AGAIN = "make it again: igprof fit"
 
@@ -40,8 +52,8 @@ _ROUNDS = 8
 _RIDGE = (1e-6, 1e-6, 1e-9)
 """Weight against each parameter: what the cells cannot tell apart goes to the energy of an item."""
 _IDLE_GRID = 200
-_TABLE_BATCHES = (1.0, 16.0, 32.0)
-_TABLE_SHARES = (0.1, 0.5, 1.0)
+_LEAST_ACTIVE = 0.1
+"""Part of a batch's latency alone that is no transfer, at least."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,12 @@ class PowerModel:
         return self.shared["power_limit_w"].value if "power_limit_w" in self.shared else np.inf
 
     @property
+    def held_w(self) -> float:
+        """Power of a device that the limit slows."""
+        held = self.shared.get("held_power_w")
+        return self.limit_w if held is None else min(held.value, self.limit_w)
+
+    @property
     def max_clock_mhz(self) -> float:
         """Clock below the limit; NaN if no clock was measured."""
         return self.shared["max_clock_mhz"].value if "max_clock_mhz" in self.shared else np.nan
@@ -77,8 +95,8 @@ class PowerModel:
 
         ``alone_ms``: (n_rows,), its latency alone at the highest clock.
         """
-        columns = _columns(x, alone_ms)
-        return np.asarray((self._table()[x.model] * columns).sum(axis=1))
+        columns = _columns(x, alone_ms, self._values((TRANSFER,))[:, 0])
+        return np.asarray((self._values(PER_MODEL)[x.model] * columns).sum(axis=1))
 
     def demand_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
         """What the row's cell would draw without a limit, W, (n_rows,): idle, and its rises."""
@@ -97,8 +115,8 @@ class PowerModel:
         return self.max_clock_mhz * self.clock_ratio(demand_w)
 
     def power_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
-        """Power of the row's cell, W, (n_rows,): the demand, at most the limit."""
-        return np.minimum(self.demand_w(x, alone_ms), self.limit_w)
+        """Power of the row's cell, W, (n_rows,): the demand, at most what the limit holds."""
+        return np.minimum(self.demand_w(x, alone_ms), self.held_w)
 
     def document(self) -> dict[str, Any]:
         """As JSON, for ``load``."""
@@ -124,22 +142,22 @@ class PowerModel:
         }
         _require(shared, ("idle_power_w",), SHARED)
         for found in parameters.values():
-            _require(found, PER_MODEL, PER_MODEL)
+            _require(found, (*PER_MODEL, TRANSFER), (*PER_MODEL, TRANSFER))
         if "clock_drop_mhz_per_w" in shared:
             _require(shared, ("max_clock_mhz", "power_limit_w"), SHARED)
         return PowerModel(tuple(models), shared, parameters)
 
-    def _table(self) -> FloatArray:
-        """(n_models, 3); rows of NaN for models that were never measured."""
-        unknown = [np.nan] * len(PER_MODEL)
+    def _values(self, names: Sequence[str]) -> FloatArray:
+        """(n_models, n_names); rows of NaN for models that were never measured."""
+        unknown = [np.nan] * len(names)
         return np.array(
             [
-                [self.parameters[m][name].value for name in PER_MODEL]
+                [self.parameters[m][name].value for name in names]
                 if m in self.parameters
                 else unknown
                 for m in self.models
             ]
-        ).reshape(-1, len(PER_MODEL))
+        ).reshape(-1, len(names))
 
 
 def fit_power(data: Observations, alone_ms: FloatArray | None = None) -> PowerModel | None:
@@ -173,12 +191,17 @@ def fit_power(data: Observations, alone_ms: FloatArray | None = None) -> PowerMo
         known_w = model.rise_w(cells.x, cells.alone_ms)
         mixed = np.bincount(cells.x.cell, np.isnan(known_w), len(cells)) > 0
         if (mixed & unslowed).any():
-            rest_w = idle + np.bincount(cells.x.cell, np.nan_to_num(known_w), len(cells))
+            rest_w = np.full(len(cells), idle)
+            np.add.at(rest_w, cells.x.cell, np.nan_to_num(known_w))
             part = mixed & unslowed
             parameters |= _fit_rises(cells.take(part), rest_w[part], strangers)
     shared = {"idle_power_w": Parameter(value=idle, std_error=idle_error)}
     if cells.limit_w is not None:
         shared["power_limit_w"] = Parameter(value=cells.limit_w)
+        slowed = cells.power_w[~unslowed & np.isfinite(cells.clock_mhz)]
+        if len(slowed):
+            held = min(float(np.median(slowed)), cells.limit_w)
+            shared["held_power_w"] = Parameter(value=held)
     if cells.max_clock_mhz is not None:
         shared["max_clock_mhz"] = Parameter(value=cells.max_clock_mhz)
     model = PowerModel(data.models, shared, parameters)
@@ -192,6 +215,8 @@ class _Cells:
 
     x: Points
     alone_ms: FloatArray
+    transfer_ms: FloatArray
+    """(n_models,), of an inference."""
     power_w: FloatArray
     """(n_cells,)."""
     clock_mhz: FloatArray
@@ -206,6 +231,10 @@ class _Cells:
     def first(self) -> Any:
         """(n_cells,), each cell's first row."""
         return np.unique(self.x.cell, return_index=True)[1]
+
+    def columns(self) -> FloatArray:
+        """See ``_columns``."""
+        return _columns(self.x, self.alone_ms, self.transfer_ms)
 
     def unslowed(self) -> BoolArray:
         """(n_cells,): the power limit did not slow it."""
@@ -236,6 +265,8 @@ def _measured_cells(data: Observations, alone_ms: FloatArray | None) -> _Cells |
         for p in data.power
     ]
     rows = np.flatnonzero([p is not None for p in known])
+    if not len(rows):
+        return None
     x = data.points.take(rows)
     _, first, cell = np.unique(x.cell, return_index=True, return_inverse=True)
     x = replace(x, cell=cell.reshape(-1))
@@ -252,39 +283,7 @@ def _measured_cells(data: Observations, alone_ms: FloatArray | None) -> _Cells |
         full = max(full or 0.0, data.igniter.hardware.max_clock_mhz)
     if alone_ms is None:
         alone_ms = _alone_ms(data, full)
-    alone = alone_ms[rows]
-    for index, name in enumerate(data.models):
-        tables = data.igniter.models.get(name) if data.igniter is not None else None
-        if tables is not None and not (x.model == index).any():
-            assert data.igniter is not None
-            more = _from_tables(index, tables, data.igniter.hardware.bytes_per_ms, full)
-            x = _joined(x, replace(more.x, cell=np.arange(len(more)) + len(power)))
-            alone = np.concatenate([alone, more.alone_ms])
-            power = np.concatenate([power, more.power_w])
-            clock = np.concatenate([clock, more.clock_mhz])
-    return _Cells(x, alone, power, clock, limit, full) if len(power) else None
-
-
-def _from_tables(
-    index: int, model: IgniterModel, bytes_per_ms: float, full: float | None
-) -> _Cells:
-    """The nine cells of a model alone in iGniter's lightweight profile."""
-    batch = np.repeat(_TABLE_BATCHES, 3)
-    clock = np.array(model.clock_mhz).reshape(-1)
-    transfer = (model.input_bytes + model.output_bytes) * batch / bytes_per_ms
-    slowed = 1.0 if full is None else np.minimum(clock / full, 1.0)
-    one = np.ones(9)
-    x = Points(
-        model=np.full(9, index),
-        batch=batch,
-        share=np.tile(_TABLE_SHARES, 3),
-        scale=one,
-        instances=one,
-        cell=np.arange(9),
-        tenants=one,
-    )
-    alone = np.array(model.gpu_ms).reshape(-1) * slowed + transfer
-    return _Cells(x, alone, np.array(model.power_w).reshape(-1), clock, None, full)
+    return _Cells(x, alone_ms[rows], _transfers(data), power, clock, limit, full)
 
 
 def _alone_ms(data: Observations, full: float | None) -> FloatArray:
@@ -342,7 +341,7 @@ def _cost(cells: _Cells, idle: float) -> float:
     for index in np.unique(cells.x.model):
         mine = solo & (cells.x.model[cells.first] == index)
         part = cells.take(mine)
-        a = _columns(part.x, part.alone_ms) / part.power_w[:, np.newaxis]
+        a = part.columns() / part.power_w[:, np.newaxis]
         a[:, 0] = 0.0  # a base is not told from the idle power
         y = 1.0 - idle / part.power_w
         total += float(np.abs(a @ _non_negative(a, y) - y).sum())
@@ -357,7 +356,7 @@ def _fit_rises(
     ``rest_w``: what of each cell's power is not theirs.
     """
     wanted = [(index, name) for index, name in wanted if (cells.x.model == index).any()]
-    columns = _columns(cells.x, cells.alone_ms)
+    columns = cells.columns()
     design = np.zeros((len(cells), len(wanted), len(PER_MODEL)))
     for at, (index, _) in enumerate(wanted):
         rows = cells.x.model == index
@@ -379,7 +378,8 @@ def _fit_rises(
             term: Parameter(value=float(v), std_error=float(e) if np.isfinite(e) else None)
             for term, v, e in zip(PER_MODEL, found, off, strict=True)
         }
-        for (_, name), found, off in zip(
+        | {TRANSFER: Parameter(value=float(cells.transfer_ms[index]))}
+        for (index, name), found, off in zip(
             wanted, value.reshape(shape), errors.reshape(shape), strict=True
         )
     }
@@ -413,24 +413,31 @@ def _clock_drop(cells: _Cells, data: Observations, model: PowerModel) -> Paramet
     return Parameter(value=slope, std_error=error)
 
 
-def _columns(x: Points, alone_ms: FloatArray) -> FloatArray:
+def _transfers(data: Observations) -> FloatArray:
+    """Time that an inference's bytes are on their way to the device and back, ms, (n_models,).
+
+    0 where iGniter's lightweight profile does not tell.
+    """
+    result = np.zeros(len(data.models))
+    if data.igniter is not None:
+        for index, name in enumerate(data.models):
+            if (found := data.igniter.models.get(name)) is not None:
+                moved = found.input_bytes + found.output_bytes
+                result[index] = moved / data.igniter.hardware.bytes_per_ms
+    return result
+
+
+def _columns(x: Points, alone_ms: FloatArray, transfer_ms: FloatArray) -> FloatArray:
     """What the parameters of PER_MODEL are multiplied with, (n_rows, 3)."""
     work = x.batch * x.scale**_SCALE_EXPONENT
-    return np.stack([np.ones(len(x)), 1.0 / alone_ms, work / alone_ms], axis=1)
+    # loading and returning overlap with the next batch's computing in a server that is kept busy
+    active_ms = np.maximum(alone_ms - transfer_ms[x.model] * work, _LEAST_ACTIVE * alone_ms)
+    return np.stack([np.ones(len(x)), 1.0 / active_ms, work / active_ms], axis=1)
 
 
 def _over_cell(x: Points, value: FloatArray) -> FloatArray:
     """Sum of a row's value over its cell, (n_rows,)."""
     return np.asarray(np.bincount(x.cell, value)[x.cell], dtype=np.float64)
-
-
-def _joined(first: Points, second: Points) -> Points:
-    return Points(
-        **{
-            each.name: np.concatenate([getattr(first, each.name), getattr(second, each.name)])
-            for each in fields(Points)
-        }
-    )
 
 
 def _non_negative(a: FloatArray, y: FloatArray) -> FloatArray:
