@@ -24,6 +24,7 @@ from igniter_prof.records import (
 )
 
 DERIVED = "derived from iGniter's lightweight profile, not taken by a client"
+POWER_FIELD = "the mean that iGniter's lightweight profile gives"
 PUBLISHED = "a published mean: how well it is known is not told"
 
 
@@ -111,6 +112,7 @@ def _power(hardware: IgniterHardware, power_w: float, clock_mhz: float) -> Devic
         uuid="",
         source=SOURCE,
         power_mean_w=power_w,
+        power_field=POWER_FIELD,
         power_limit_w=hardware.power_limit_w,
         bare_idle_w=hardware.idle_power_w,
         sm_clock_mean_mhz=clock_mhz,

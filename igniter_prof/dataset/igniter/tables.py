@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from igniter_prof.dataset.igniter import formats
-from igniter_prof.errors import BadInput, did_you_mean
+from igniter_prof.errors import BadInput
 from igniter_prof.files import read_text
 from igniter_prof.records import Tenant
 
@@ -98,11 +98,8 @@ def _require_header(path: Path, header: Sequence[str], columns: Sequence[str]) -
             raise BadInput("two columns have this name", where=f"{where}, column {name}")
     for name in columns:
         if name not in header:
-            others = [one for one in header if one not in columns]
             raise BadInput(
-                f"has no column '{name}'",
-                where=where,
-                hint=did_you_mean(name, others) if others else f"columns: {','.join(columns)}",
+                f"has no column '{name}'", where=where, hint=f"columns: {','.join(columns)}"
             )
 
 
