@@ -39,7 +39,7 @@ _LEFT_OUT = {
     "--model",
     default="igniter",
     show_default=True,
-    help="Latency model: igniter, none; acprof for one container over its size and input.",
+    help="Latency model: igniter, gpulets, none; acprof for one container over its size and input.",
 )
 @click.option(
     "--seed",
@@ -75,7 +75,7 @@ def command(
 ) -> None:
     """Fit a latency model to a profile and report its error on cells that it did not see.
 
-    igniter: models that share a device. acprof: latency, and energy where it was measured, of one
+    igniter, gpulets, none: models that share a device. acprof: latency, and energy where it was measured, of one
     container over input size, CPU cores, memory, batch and GPU on or off.
     """
     from igniter_prof.dataset import ProfileStore
@@ -90,6 +90,7 @@ def command(
         model=model,
         seed=seed,
         holdout=holdout_pct / 100.0,
+        igniter=store.manifest.igniter,
         validation_s=0.0 if quick else _VALIDATION_S,
         tell=_progress,
     )

@@ -1,5 +1,6 @@
 """Latency models fitted to a profile: parameters, error, intervals, predictions, queueing."""
 
+from igniter_prof.fitting.explaining import Explanation, explain
 from igniter_prof.fitting.families import (
     MODELS,
     CellPredictor,
@@ -14,9 +15,11 @@ from igniter_prof.fitting.queueing import QueueEstimate, request_latency
 __all__ = [
     "MODELS",
     "CellPredictor",
+    "Explanation",
     "Predictor",
     "QueueEstimate",
     "cell_predictor",
+    "explain",
     "fit",
     "load_coefficients",
     "predictor",
