@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from igniter_prof.records import (
     Measurement,
     ProfileManifest,
 )
+
+_WRITERS = 8
 
 
 @dataclass(frozen=True)
@@ -147,16 +150,27 @@ def _cells(
 def _write(out: Path, manifest: ProfileManifest, cells: Sequence[Measurement]) -> None:
     # a folder that nobody takes for a profile, until it is whole
     building = out.parent / f".{out.name}.importing"
-    nothing = np.zeros(0, REQUEST_DTYPE)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(building, ignore_errors=True)
         try:
             with ProfileStore.create(building, manifest) as store:
-                for cell in cells:
-                    store.append(cell, [nothing] * len(cell.tenants))
+                _append(store, cells)
             building.replace(out)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise write_error(out, error) from error
+
+
+def _append(store: ProfileStore, cells: Sequence[Measurement]) -> None:
+    """Store cells, several at a time: a disk syncs eight files in little more than one's time."""
+    nothing = np.zeros(0, REQUEST_DTYPE)
+
+    def append(cell: Measurement) -> None:
+        store.append(cell, [nothing] * len(cell.tenants))
+
+    # from the first on the store knows the conditions, which are those of all
+    append(cells[0])
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(append, cells[1:]))  # the first failure is raised, the rest called off
