@@ -75,8 +75,8 @@ def command(
 ) -> None:
     """Fit a latency model to a profile and report its error on cells that it did not see.
 
-    igniter, gpulets, none: models that share a device. acprof: latency, and energy where it was measured, of one
-    container over input size, CPU cores, memory, batch and GPU on or off.
+    igniter, gpulets, none: models that share a device. acprof: latency, and energy where it was
+    measured, of one container over input size, CPU cores, memory, batch and GPU on or off.
     """
     from igniter_prof.dataset import ProfileStore
     from igniter_prof.files import write_json
@@ -115,6 +115,7 @@ def command(
             ["cells", "number", "mean %", "median %", "p90 %", "p99 %", "R²"],
             rows,
         )
+        _print_resources(report)
         _print_validation(report)
     for task in coefficients.extra.get("tasks", ()):
         mode = "gpu" if task["gpu"] else "cpu"
@@ -126,6 +127,16 @@ def _progress(what: str) -> None:
     """What is being fitted, on one line of a terminal that the next one takes over."""
     if told_to_terminal():
         tell(f"\r\033[Kfitting: {what} …" if what else "\r\033[K")
+
+
+def _print_resources(report: FitReport) -> None:
+    given = {"power": report.power, "energy": report.energy, "memory": report.memory}
+    if rows := [_row(name, error) for name, error in given.items() if error is not None]:
+        print_table(
+            "Relative error of power and memory on cells that the fit had not seen",
+            ["predicted", "cells", "mean %", "median %", "p90 %", "p99 %", "R²"],
+            rows,
+        )
 
 
 def _print_validation(report: FitReport) -> None:
