@@ -23,7 +23,9 @@ from igniter_prof.records import (
     FitReport,
     HostPower,
     ImageInfo,
+    IntervalCheck,
     LatencySummary,
+    LearningPoint,
     Load,
     Measurement,
     MonitorReport,
@@ -382,6 +384,8 @@ def coefficients(found: list[Measurement], seed: int = 2) -> Coefficients:
                     "measured_ms": result.latency.mean_ms,
                     "predicted_ms": result.latency.mean_ms
                     * rng.gauss(1.01, 0.07 if holdout else 0.045),
+                    "low_ms": result.latency.mean_ms * 0.9,
+                    "high_ms": result.latency.mean_ms * 1.12,
                     "holdout": holdout,
                 }
             )
@@ -420,6 +424,20 @@ def coefficients(found: list[Measurement], seed: int = 2) -> Coefficients:
             holdout_none=error(4.2),
             by_group={"solo": error(0.7), "pairs": error(1.2)},
             residuals=tuple(residuals),
+            cross_validated={
+                "points": error(1.0),
+                "co-located points": error(1.1),
+                "pairs": error(1.6),
+                "models": error(2.2),
+            },
+            learning_curve=tuple(
+                LearningPoint(cells=n, fraction_pct=n * 2.5, error=error(3 / n**0.3))
+                for n in (4, 10, 20, 30, 40)
+            ),
+            intervals={
+                "all": IntervalCheck(tenants=120, coverage_pct=90.8, half_width_pct=7.2),
+                "co-located": IntervalCheck(tenants=60, coverage_pct=91.7, half_width_pct=8.4),
+            },
         ),
     )
 

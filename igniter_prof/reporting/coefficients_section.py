@@ -10,11 +10,18 @@ from igniter_prof.records import Coefficients, FitError, FitReport, Parameter
 from igniter_prof.reporting import drawing
 from igniter_prof.reporting.blocks import Badge, Column, Plot, Section, Table, number, plural, when
 from igniter_prof.reporting.profile_section import device_text
+from igniter_prof.reporting.validated import (
+    LEFT_OUT,
+    interval_table,
+    learning_table,
+    validation_plot,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WITHIN_PCT = 10.0
+_BANDS_PCT = (1.0, 2.0, 5.0, 10.0)
+"""Bands to draw: the first that holds nine of ten errors."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Residual:
     predicted_ms: float
     holdout: bool
     row: Mapping[str, Any]
+    interval_ms: tuple[float, float] | None = None
 
     @property
     def error_pct(self) -> float:
@@ -38,7 +46,10 @@ def coefficients_section(coefficients: Coefficients, source: str, prefix: str) -
     residuals = _residuals(report)
     blocks = (
         _fit_plot(residuals, prefix),
+        None if report is None else validation_plot(report, prefix),
         None if report is None else _error_table(report, prefix),
+        None if report is None else learning_table(report, prefix),
+        None if report is None else interval_table(report, prefix),
         _parameter_table(coefficients, prefix),
         _residual_table(residuals, prefix),
     )
@@ -68,8 +79,26 @@ def _residuals(report: FitReport | None) -> tuple[Residual, ...]:
         if not isinstance(measured, int | float) or not isinstance(predicted, int | float):
             continue
         if measured > 0 and predicted > 0:
-            found.append(Residual(float(measured), float(predicted), bool(row.get("holdout")), row))
+            held = bool(row.get("holdout"))
+            found.append(Residual(float(measured), float(predicted), held, row, _interval(row)))
     return tuple(found)
+
+
+def _interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of a residual where it has one that can be drawn."""
+    low, high = row.get("low_ms"), row.get("high_ms")
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return None
+    return (float(low), float(high)) if 0 < low <= high < float("inf") else None
+
+
+def _band_pct(residuals: Sequence[Residual]) -> float:
+    """The narrowest band that holds nine of ten errors of the hold-out (of all without one)."""
+    held = [r for r in residuals if r.holdout] or list(residuals)
+    for band in _BANDS_PCT:
+        if sum(abs(r.error_pct) <= band for r in held) >= 0.9 * len(held):
+            return band
+    return _BANDS_PCT[-1]
 
 
 def _badges(report: FitReport | None) -> tuple[Badge, ...]:
@@ -97,11 +126,18 @@ def _remarks(report: FitReport | None, residuals: Sequence[Residual]) -> tuple[s
         remarks.append(f"{plural(hidden, 'residual')} without both latencies left out of the plot.")
     held = [r for r in residuals if r.holdout]
     if held:
-        near = sum(abs(r.error_pct) <= _WITHIN_PCT for r in held)
+        band = _band_pct(residuals)
+        near = sum(abs(r.error_pct) <= band for r in held)
         remarks.append(
-            f"{near} of {len(held)} hold-out predictions are within ±{_WITHIN_PCT:g}%"
+            f"{near} of {len(held)} hold-out predictions are within ±{band:g}%"
             " of what was measured."
         )
+    known = [r for r in held if r.interval_ms is not None]
+    if known:
+        inside = sum(
+            r.interval_ms[0] <= r.measured_ms <= r.interval_ms[1] for r in known if r.interval_ms
+        )
+        remarks.append(f"{inside} of {len(known)} hold-out measurements lie in their 90% interval.")
     return tuple(remarks)
 
 
@@ -115,7 +151,13 @@ def _fit_plot(residuals: Sequence[Residual], prefix: str) -> Plot | None:
         (held, "hold-out, never fitted", drawing.VERMILION, "D", {"linewidths": 0, "s": 26}),
     ]
     latencies = [v for r in residuals for v in (r.measured_ms, r.predicted_ms)]
-    worst = max(1.2 * _WITHIN_PCT, *(abs(r.error_pct) for r in residuals)) * 1.08
+    band_pct = _band_pct(residuals)
+    barred = [(r, *r.interval_ms) for r in held if r.interval_ms is not None]
+    ends = [100 * (end / r.measured_ms - 1) for r, *both in barred for end in both]
+    errors = [r.error_pct for r in residuals]
+    # an endless interval may leave the picture, an error may not
+    worst = max(1.2 * band_pct, *map(abs, errors), min(max(map(abs, ends), default=0.0), 100.0))
+    worst *= 1.08
 
     def paint(figure: Figure) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -123,7 +165,7 @@ def _fit_plot(residuals: Sequence[Residual], prefix: str) -> Plot | None:
         scatter, over, histogram = figure.subplots(1, 3, width_ratios=(4.4, 4.0, 1.7))
         over.sharey(histogram)
         span = (min(latencies) / 2, max(latencies) * 2)
-        band = _WITHIN_PCT / 100
+        band = band_pct / 100
         scatter.fill_between(
             span,
             [v * (1 - band) for v in span],
@@ -132,8 +174,8 @@ def _fit_plot(residuals: Sequence[Residual], prefix: str) -> Plot | None:
             linewidth=0,
         )
         scatter.plot(span, span, color=drawing.MUTED, linewidth=1)
-        over.axhspan(-_WITHIN_PCT, _WITHIN_PCT, color=drawing.BAND, linewidth=0, zorder=0)
-        histogram.axhspan(-_WITHIN_PCT, _WITHIN_PCT, color=drawing.BAND, linewidth=0, zorder=0)
+        over.axhspan(-band_pct, band_pct, color=drawing.BAND, linewidth=0, zorder=0)
+        histogram.axhspan(-band_pct, band_pct, color=drawing.BAND, linewidth=0, zorder=0)
         for axes in (over, histogram):
             axes.axhline(0, color=drawing.MUTED, linewidth=1)
         handles, labels = [], []
@@ -146,6 +188,11 @@ def _fit_plot(residuals: Sequence[Residual], prefix: str) -> Plot | None:
             handles.append(scatter.scatter(x, [r.predicted_ms for r in group], **options))
             labels.append(f"{text} ({len(group)})")
             over.scatter(x, [r.error_pct for r in group], **options)
+        bars: dict[str, Any] = {"color": drawing.VERMILION, "alpha": 0.45, "linewidth": 1.2}
+        for r, low, high in barred:
+            scatter.plot([r.measured_ms] * 2, [low, high], **bars)
+            relative = [100 * (end / r.measured_ms - 1) for end in (low, high)]
+            over.plot([r.measured_ms] * 2, relative, **bars)
         histogram.hist(
             [[r.error_pct for r in group] for group, *_ in groups],
             bins=[worst * (-1 + i / 10) for i in range(21)],
@@ -171,8 +218,9 @@ def _fit_plot(residuals: Sequence[Residual], prefix: str) -> Plot | None:
 
     name = f"{prefix}-fit"
     caption = (
-        f"Each mark is a tenant of a cell. Line: perfect prediction; band: ±{_WITHIN_PCT:g}%."
+        f"Each mark is a tenant of a cell. Line: perfect prediction; band: ±{band_pct:g}%."
         " Only the hold-out tells how well the model predicts what it has not seen."
+        + (" Bars: its 90% intervals; nine of ten should reach the line." if barred else "")
     )
     svg = drawing.draw(name, 11.0, 4.3, paint, "Predicted against measured latency, and errors")
     return Plot(name, "Prediction against measurement", svg, caption)
@@ -200,6 +248,10 @@ def _error_table(report: FitReport, prefix: str) -> Table:
         *(
             row(f"hold-out: {group}", "fitted model", error)
             for group, error in sorted(report.by_group.items())
+        ),
+        *(
+            row(f"cross-validated by {LEFT_OUT.get(name, name)}", "fitted model", error)
+            for name, error in report.cross_validated.items()
         ),
     )
     caption = "Relative error of the predicted mean latency, in percent of what was measured."
@@ -247,6 +299,8 @@ def _residual_table(residuals: Sequence[Residual], prefix: str) -> Table | None:
         Column("part", "part", numeric=False),
         Column("measured_ms", "measured (ms)"),
         Column("predicted_ms", "predicted (ms)"),
+        Column("low_ms", "90% interval: low (ms)", shown=False),
+        Column("high_ms", "90% interval: high (ms)", shown=False),
         Column("error_pct", "error (%)"),
     )
     rows = tuple(

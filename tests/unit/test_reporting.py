@@ -190,7 +190,7 @@ def test_names_from_files_stay_text(tmp_path: Path, names: tuple[str, ...]) -> N
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     assert "49" not in page.texts
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(drawings) == 8
+    assert len(drawings) == 9
     for drawn in drawings:
         ET.fromstring(drawn)
 
