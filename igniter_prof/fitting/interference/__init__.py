@@ -1,0 +1,1 @@
+"""The latency model ``igprof``: physics, and a Gaussian process over what physics leaves."""

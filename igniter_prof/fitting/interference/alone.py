@@ -1,0 +1,177 @@
+"""Latency alone: the equations, and for each model a Gaussian process over what they leave.
+
+ln t = ln t_equations(b, r, s, m) + g(b, r, s, m) + e, with g smooth in the logarithms and e of each
+point for itself: frameworks choose another algorithm for another batch size, and no smooth function
+follows that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from igniter_prof.fitting.interference.gaussian import (
+    JITTER,
+    Covariance,
+    Prior,
+    Slopes,
+    distances,
+    most_likely,
+    squared_exponential,
+)
+from igniter_prof.fitting.physics.model import PhysicsFitted
+from igniter_prof.fitting.points import FloatArray, IntArray, Points
+
+_PRIORS = {
+    "smooth": (0.03**2, 1.5),
+    "batch": (1.0, 0.7),
+    "share": (0.7, 0.7),
+    "scale": (0.7, 0.7),
+    "instances": (1.0, 0.7),
+    "point": (0.01**2, 1.5),
+    "noise": (0.003**2, 1.5),
+}
+"""Typical value, and spread of the logarithm: variances of ln latency, length scales of ln."""
+
+NAMES = tuple(_PRIORS)
+_COORDINATES = slice(1, 5)
+_SMOOTH, _POINT, _NOISE = 0, 5, 6
+
+
+def coordinates(x: Points) -> FloatArray:
+    """Where rows lie, (n_rows, 4): ln of batch, share, scale, instances."""
+    return np.log(np.stack([x.batch, x.share, x.scale, x.instances], axis=1))
+
+
+@dataclass(frozen=True)
+class AloneProcess:
+    """The Gaussian process of one model, given its cells alone."""
+
+    at: FloatArray
+    """(n, 4) coordinates of the observations."""
+    theta: FloatArray
+    """Log parameters, in the order of ``NAMES``."""
+    weights: FloatArray
+    """(n,) inverse covariance times what the equations leave."""
+    inverse: FloatArray
+    """(n, n)."""
+
+    def covariance(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        """Prior covariance (n, m) of what is added to the equations."""
+        return _covariance(self.theta, a, b)
+
+    def mean(self, a: FloatArray) -> FloatArray:
+        """Posterior mean, (n,)."""
+        return np.asarray(self.covariance(a, self.at) @ self.weights)
+
+    def posterior(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        """Posterior covariance (n, m)."""
+        to_a, to_b = self.covariance(a, self.at), self.covariance(b, self.at)
+        return np.asarray(self.covariance(a, b) - to_a @ self.inverse @ to_b.T)
+
+    def variance(self, a: FloatArray) -> FloatArray:
+        """Posterior variance, (n,)."""
+        to_a = self.covariance(a, self.at)
+        prior = np.exp(self.theta[_SMOOTH]) + np.exp(self.theta[_POINT])
+        left = prior - ((to_a @ self.inverse) * to_a).sum(axis=1)
+        return np.asarray(np.maximum(left, 0.0))
+
+    @property
+    def noise(self) -> float:
+        """Variance of ln of a measured mean."""
+        return float(np.exp(self.theta[_NOISE]))
+
+
+def _covariance(theta: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    smooth = squared_exponential(a, b, np.exp(theta[_COORDINATES]))
+    same = np.abs(a[:, None, :] - b[None, :, :]).max(axis=2, initial=0.0) < 1e-9
+    return np.asarray(np.exp(theta[_SMOOTH]) * smooth + np.exp(theta[_POINT]) * same)
+
+
+def fit_process(
+    at: FloatArray, left: FloatArray, noise: FloatArray, theta: FloatArray | None
+) -> AloneProcess:
+    """Fit one model.
+
+    Args:
+        at: (n, 4) coordinates of its cells alone.
+        left: (n,) ln of measured over equations.
+        noise: (n,) known variances of ``left``.
+        theta: log parameters; None: the most likely ones.
+    """
+    if theta is None:
+        theta = most_likely(_evidence(at), left, noise, Prior.of(list(_PRIORS.values())))
+    k = _covariance(theta, at, at) + np.diag(noise + np.exp(theta[_NOISE]) + JITTER)
+    factor = cho_factor(k, lower=True)
+    return AloneProcess(at, theta, cho_solve(factor, left), cho_solve(factor, np.eye(len(at))))
+
+
+def _evidence(at: FloatArray) -> Covariance:
+    squares = distances(at, at)
+    same = (np.sum(squares, axis=0) < 1e-18).astype(np.float64)
+    one = np.eye(len(at))
+
+    def covariance(theta: FloatArray) -> tuple[FloatArray, Slopes]:
+        lengths = np.exp(theta[_COORDINATES])
+        exponent = sum(s / length**2 for s, length in zip(squares, lengths, strict=True))
+        smooth = np.exp(theta[_SMOOTH]) * np.exp(-0.5 * exponent)
+        point, noise = np.exp(theta[_POINT]) * same, np.exp(theta[_NOISE]) * one
+        slopes = [
+            smooth,
+            *(smooth * s / length**2 for s, length in zip(squares, lengths, strict=True)),
+            point,
+            noise,
+        ]
+        return smooth + point + noise, slopes
+
+    return covariance
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What is known of the models alone."""
+
+    physics: PhysicsFitted
+    processes: tuple[AloneProcess | None, ...]
+    """One a model; None: the equations only."""
+
+    def log_ms(self, x: Points) -> FloatArray:
+        """ln of the latency alone, ms, (n_rows,)."""
+        return np.asarray(np.log(self.physics.latency_ms(x)) + self.correction(x))
+
+    def correction(self, x: Points) -> FloatArray:
+        """What the processes add to ln of the equations, (n_rows,)."""
+        return self._of_models(x, lambda process, at: process.mean(at))
+
+    def variance(self, x: Points) -> FloatArray:
+        """Posterior variance of ``log_ms``, (n_rows,)."""
+        return self._of_models(x, lambda process, at: process.variance(at))
+
+    def covariance(self, x: Points, y: Points) -> FloatArray:
+        """Posterior covariance of ``log_ms``, (n_rows of x, n_rows of y)."""
+        found = np.zeros((len(x), len(y)))
+        at_x, at_y = coordinates(x), coordinates(y)
+        for model, process in enumerate(self.processes):
+            mine, theirs = np.flatnonzero(x.model == model), np.flatnonzero(y.model == model)
+            if process is not None and len(mine) and len(theirs):
+                found[np.ix_(mine, theirs)] = process.posterior(at_x[mine], at_y[theirs])
+        return found
+
+    def noise(self, model: IntArray) -> FloatArray:
+        """Variance of ln of a measured mean of each model number, (n,)."""
+        values = np.array([1e-5 if p is None else p.noise for p in self.processes])
+        return np.asarray(values[model])
+
+    def _of_models(
+        self, x: Points, value: Callable[[AloneProcess, FloatArray], FloatArray]
+    ) -> FloatArray:
+        found = np.zeros(len(x))
+        at = coordinates(x)
+        for model, process in enumerate(self.processes):
+            mine = x.model == model
+            if process is not None and mine.any():
+                found[mine] = value(process, at[mine])
+        return found
