@@ -20,8 +20,8 @@ from igniter_prof.cli.options import OutFile
 if TYPE_CHECKING:
     from igniter_prof.records import FitError, FitReport
 
-_VALIDATION_S = 35.0
-"""Seconds that validation may take beyond the fit, its hold-out and its intervals."""
+_VALIDATION_S = 45.0
+"""Seconds from the start of the fit after which no further part of the validation begins."""
 
 _LEFT_OUT = {
     "points": "points",

@@ -72,8 +72,8 @@ def fit(
         seed: of the hold-out and of the optimiser's starts.
         holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
         igniter: iGniter's lightweight profile of the device, where there is one.
-        validation_s: seconds that validation beyond the hold-out and the intervals may take: see
-            ``validation``; 0: none. Not of the model acprof.
+        validation_s: seconds from the start of the fit after which nothing of the validation begins
+            that goes beyond hold-out and intervals (``validation``); 0: none. Not of acprof.
         tell: told what is being done.
 
     Raises:

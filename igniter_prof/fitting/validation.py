@@ -78,9 +78,9 @@ class Clock:
         """Start."""
         self.began = self.now()
 
-    def refits_left(self) -> int:
-        """How many refits as slow as the slowest so far still end in time."""
-        left = self.seconds - (self.now() - self.began)
+    def refits_left(self, parts: int = 1) -> int:
+        """How many refits as slow as the slowest so far end in one of ``parts`` of what is left."""
+        left = (self.seconds - (self.now() - self.began)) / parts
         if left <= 0:
             return 0
         return int(min(left / max(self.longest_s, 1e-6), 1_000_000))
@@ -244,26 +244,27 @@ def validate(
         held_error: of the fit to all the rest, on the co-located rows of the hold-out.
         device_of: each cell's device, by the cell's id.
         seed: of the fits, and of which refits are done where the time does not suffice for all.
-        clock: the time that it may take; ``longest_s`` may hold what a fit took before.
+        clock: the time that it may take; its ``longest_s`` may hold what a refit took before.
         start: see ``LatencyModel.fit``.
         tell: told what is being done.
     """
     rng = np.random.default_rng(seed)
     errors: dict[str, FitError] = {}
     notes: list[str] = []
-    for name, parts in (
-        ("pairs", parts_by_mix(data)),
-        ("models", parts_by_model(data)),
-        ("devices", parts_by_device(data, device_of)),
-    ):
-        if not parts:
-            continue
-        possible = clock.refits_left()
+    kinds = {
+        "pairs": parts_by_mix(data),
+        "models": parts_by_model(data),
+        "devices": parts_by_device(data, device_of),
+    }
+    kinds = {name: parts for name, parts in kinds.items() if parts}
+    for number, (name, parts) in enumerate(kinds.items()):
+        # each kind, and the learning curve, may take an equal part of the time that is left
+        possible = clock.refits_left(len(kinds) - number + 1)
         if possible < len(parts):
             done = "nothing" if not possible else f"{possible} of {len(parts)}"
             notes.append(
                 f"validation by {name}: {done} left out in turn: {len(parts)} refits would take"
-                f" longer than the {clock.seconds:g} s allowed"
+                f" longer than the {clock.seconds:g} s that fit and validation may"
             )
             chosen = sorted(rng.permutation(len(parts))[:possible].tolist())
             parts = [parts[i] for i in chosen]
@@ -303,15 +304,13 @@ def _learning_curve(
     order = np.random.default_rng(seed).permutation(points)
     curve: list[LearningPoint] = []
     notes: list[str] = []
+    skipped: list[str] = []
     sizes = {max(1, round(f * len(order))): f for f in FRACTIONS if f < 1.0}
     for size, fraction in sizes.items():
         if size == len(order):
             break
         if clock.refits_left() < 1:
-            notes.append(
-                f"learning curve: {100 * fraction:g}% of the co-located cells left out, it would"
-                f" take longer than the {clock.seconds:g} s allowed"
-            )
+            skipped.append(f"{100 * fraction:g}%")
             continue
         seen = ~held & (~together | np.isin(data.group, order[:size]))
         unseen, told = refit(
@@ -321,6 +320,11 @@ def _learning_curve(
         notes += told
         if unseen.tested.any():
             curve.append(_learned(data, seen & together, fraction, error_of(data, unseen)))
+    if skipped:
+        notes.append(
+            f"learning curve without {', '.join(skipped)} of the co-located cells: it would take"
+            f" longer than the {clock.seconds:g} s that fit and validation may"
+        )
     curve.append(_learned(data, ~held & together, 1.0, held_error))
     return tuple(curve), tuple(notes)
 

@@ -247,14 +247,14 @@ def test_what_the_time_does_not_suffice_for_is_noted(data: Observations) -> None
     assert set(full.cross_validated) == {"pairs", "models", "devices"}
     assert len(full.learning_curve) == len(validation.FRACTIONS)
 
-    some = validated(data, 3.5)
-    assert set(some.cross_validated) == {"pairs"}
+    some = validated(data, 10.5)
+    assert set(some.cross_validated) == {"pairs", "models"}
     assert some.cross_validated["pairs"].cells < full.cross_validated["pairs"].cells
     notes = "\n".join(some.notes)
     assert "validation by pairs: 2 of 3 left out in turn" in notes
-    assert "validation by models: nothing left out in turn" in notes
+    assert "validation by models: 1 of 3 left out in turn" in notes
     assert "validation by devices: nothing left out in turn" in notes
-    assert "learning curve: 10% of the co-located cells left out" in notes
+    assert "learning curve without 10%, 25%, 50%, 75% of the co-located cells" in notes
     # what is known anyway stays
     assert [point.fraction_pct for point in some.learning_curve] == [100.0]
 
