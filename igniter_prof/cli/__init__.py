@@ -25,6 +25,7 @@ VERBS = {
     "fit": "Fit a latency model to a profile.",
     "predict": "Predict the latency of cells from coefficients.",
     "explain": "Split predictions into the terms that they are made of.",
+    "suggest": "Choose the cells whose measurement would help most.",
     "plan": "Place workloads on as few devices as possible.",
     "check": "Re-derive every promise of a plan.",
     "launch": "Start a plan's servers and leave them running.",

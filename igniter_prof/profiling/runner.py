@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ class Progress:
     left: int
     """cells that are still to be measured: without those that this host cannot"""
     measurement: Measurement
+    foreseen: bool = False
+    """total and left are what a model expects, not what is planned"""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,98 @@ def profile(
         OutsideFailure, MissingCapability: a cell could not be measured at all; what was measured
             before is kept.
     """
+    with campaign(
+        sweep,
+        cells,
+        context,
+        out,
+        skips=skips,
+        measure_cell=measure_cell,
+        on_cell=on_cell,
+        on_interrupt=on_interrupt,
+    ) as run:
+        for cell in cells:
+            if cell.cell_id in run.done:
+                continue
+            measurement = run.measure(cell)
+            if measurement is None:
+                break
+            if on_progress is not None:
+                left = len(run.planned - run.done - run.skips.keys())
+                on_progress(Progress(len(run.done), len(run.planned), left, measurement))
+        return run.outcome(complete=run.done == run.planned)
+
+
+class Campaign:
+    """A profile that is being measured, a cell at a time; made by ``campaign``."""
+
+    def __init__(
+        self,
+        store: ProfileStore,
+        planned: Set[str],
+        context: CellContext,
+        skips: Mapping[str, str],
+        measure_cell: CellFunction,
+        on_cell: Callable[[int, Cell], None] | None,
+        interrupted: threading.Event,
+    ) -> None:
+        self.planned = planned
+        self.skips = skips
+        # all are read now: a damaged file is to be told of before hours of measuring
+        self.found = [one for one in store.measurements() if one.cell_id in planned]
+        self.done = {one.cell_id for one in self.found}
+        self.measured = 0
+        self._store = store
+        self._context = context
+        self._measure_cell = measure_cell
+        self._on_cell = on_cell
+        self._interrupted = interrupted
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether no further cell is to be begun."""
+        return self._interrupted.is_set()
+
+    def measure(self, cell: Cell) -> Measurement | None:
+        """Measure and store a cell that is not there yet; None: interrupted, nothing was done."""
+        if self.interrupted:
+            return None
+        if self._on_cell is not None:
+            self._on_cell(len(self.done), cell)
+        if cell.cell_id in self.skips:
+            result: Sequence[Any] = skipped(cell, self._context, self.skips[cell.cell_id])
+        else:
+            result = self._measure_cell(cell, self._context)
+        self._store.append(*result)
+        measurement: Measurement = result[0]
+        self.found.append(measurement)
+        self.done.add(cell.cell_id)
+        self.measured += 1
+        return measurement
+
+    def outcome(self, *, complete: bool) -> Outcome:
+        """What there is now; ``complete``: nothing that was to be measured is missing."""
+        return Outcome(
+            cells=len(self.planned),
+            measured=self.measured,
+            interrupted=self.interrupted and not complete,
+            measurements=tuple(self.found),
+        )
+
+
+@contextmanager
+def campaign(
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    context: CellContext,
+    out: Path,
+    *,
+    skips: Mapping[str, str] | None = None,
+    measure_cell: CellFunction = run_cell,
+    on_cell: Callable[[int, Cell], None] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
+) -> Iterator[Campaign]:
+    """Open the profile ``out`` to measure some of ``cells`` into it; see ``profile``."""
     planned = {cell.cell_id for cell in cells}
     manifest = ProfileManifest(
         sweep=sweep,
@@ -113,37 +207,8 @@ def profile(
         igprof=__version__,
         cells_hash=digest_of(sorted(planned)),
     )
-    measured = 0
-    skips = skips or {}
     with ProfileStore.create(out, manifest) as store, _finish_first(on_interrupt) as interrupted:
-        # all are read now: a damaged file is to be told of before hours of measuring
-        found = [one for one in store.measurements() if one.cell_id in planned]
-        done = {one.cell_id for one in found}
-        for cell in cells:
-            if cell.cell_id in done:
-                continue
-            if interrupted.is_set():
-                break
-            if on_cell is not None:
-                on_cell(len(done), cell)
-            if cell.cell_id in skips:
-                result: Sequence[Any] = skipped(cell, context, skips[cell.cell_id])
-            else:
-                result = measure_cell(cell, context)
-            store.append(*result)
-            measurement = result[0]
-            found.append(measurement)
-            done.add(cell.cell_id)
-            measured += 1
-            if on_progress is not None:
-                left = len(planned - done - skips.keys())
-                on_progress(Progress(len(done), len(planned), left, measurement))
-        return Outcome(
-            cells=len(planned),
-            measured=measured,
-            interrupted=interrupted.is_set() and done != planned,
-            measurements=tuple(found),
-        )
+        yield Campaign(store, planned, context, skips or {}, measure_cell, on_cell, interrupted)
 
 
 def sources_of(sweep: Sweep, folder: Path) -> dict[str, InputSource]:
