@@ -835,6 +835,13 @@ class FitReport(Record):
         " only); 'devices' (another device of the type)",
     )
     learning_curve: tuple[LearningPoint, ...] = ()
+    power: FitError | None = Field(default=None, description="of the device, unseen cells")
+    energy: FitError | None = Field(
+        default=None, description="of the device's power times a batch's latency, unseen cells"
+    )
+    memory: FitError | None = Field(
+        default=None, description="of the device (GPU) or of the tenants (CPU), unseen cells"
+    )
     intervals: dict[str, IntervalCheck] = Field(
         default={}, description="'all', 'solo', 'co-located': of cross-validated points"
     )

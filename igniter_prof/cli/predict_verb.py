@@ -31,8 +31,9 @@ _WARNINGS = 10
 def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> None:
     """Predict the mean latency of a batch, and its 90% interval, for each tenant of each cell.
 
-    With coefficients of the model acprof also the energy of an inference, where it was measured;
-    what lies outside of what was profiled has a note in the answer.
+    Where they were measured, also the power and clock of the device, and the energy of an inference
+    and the memory of each tenant. Of the model acprof, what lies outside of what was profiled has a
+    note in the answer.
     """
     from igniter_prof.config.cells_csv import read_cells, write_answers
     from igniter_prof.fitting import cell_predictor, load_coefficients
@@ -47,7 +48,11 @@ def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> N
         out,
         table,
         [
-            [each.model_dump() | {"note": told} for each in cell]
+            [
+                # memory_mib of a row is the tenant's cap
+                each.model_dump() | {"memory_used_mib": each.memory_mib, "note": told}
+                for each in cell
+            ]
             for cell, told in zip(predictions, notes, strict=True)
         ],
     )

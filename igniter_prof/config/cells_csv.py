@@ -28,7 +28,17 @@ _FIELDS = (
     "input_size",
 )
 _ANSWERS = ("latency_ms", "latency_low_ms", "latency_high_ms")
-_MORE_ANSWERS = ("energy_j", "energy_low_j", "energy_high_j", "note")
+_MORE_ANSWERS = (
+    "energy_j",
+    "energy_low_j",
+    "energy_high_j",
+    "power_w",
+    "power_low_w",
+    "power_high_w",
+    "clock_mhz",
+    "memory_used_mib",
+    "note",
+)
 """Columns of the answer that are there only if one has a value."""
 _NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>[1-9]\d{0,3})", re.ASCII)
 _MISTYPED = re.compile(rf"(?P<name>{'|'.join(_FIELDS)})[\W_]*(?P<number>\d*)", re.IGNORECASE)

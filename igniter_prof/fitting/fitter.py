@@ -21,6 +21,7 @@ from igniter_prof.fitting.points import (
     Observations,
     observe,
 )
+from igniter_prof.fitting.resources import fit_resources
 from igniter_prof.records import Coefficients, Device, FitReport, IgniterProfile, Measurement
 
 _UNTESTED = 0.1
@@ -52,7 +53,8 @@ def fit(
         seed: of the hold-out and of the optimiser's starts.
         holdout: fraction of the cells (0-0.5) that the report is about; 0: none.
         igniter: iGniter's lightweight profile of the device, where there is one.
-        validation_s: seconds that further validation may take (``validation``); 0: none.
+        validation_s: seconds after which no further validation (``validation``) begins, from the
+            start of the fit; 0: none.
         tell: told what is being done.
 
     Raises:
@@ -63,21 +65,25 @@ def fit(
     clock = validation.Clock(validation_s)
     tell("all cells")
     full = chosen.fit(data, seed)
-    clock.longest_s = clock.now() - clock.began
     final = full.document()
     tell("all but the hold-out")
-    split = _split(data, chosen, holdout, seed)
+    split = _split(data, chosen, full, holdout, seed)
     if holdout > 0 and not split.held.any():
         notes += ("too few cells for a hold-out: every one is needed by the fit",)
     crossed, told = validation.refit(
-        data, chosen, validation.parts_by_point(data, seed), seed, start=full, tell=tell
+        data,
+        chosen,
+        validation.parts_by_point(data, seed),
+        seed,
+        start=full,
+        clock=clock,
+        tell=tell,
     )
     notes += told
     intervals = _intervals(data, crossed, full)
-    report = _report(data, split, crossed, intervals, seed)
+    besides = fit_resources(data, full, crossed.predicted_ms, seed)
+    report = _report(data, split, crossed, intervals, seed).model_copy(update=besides.errors)
     if validation_s > 0:
-        # what had to be done anyway does not count
-        clock.began = clock.now()
         checked = validation.validate(
             data,
             chosen,
@@ -115,6 +121,7 @@ def fit(
             "interval": {"solo": intervals.solo, "colocated": intervals.colocated},
             "measured_together": together,
             "notes": [*notes, *final.notes],
+            **besides.resources.extra(),
         },
         report=report,
     )
@@ -130,9 +137,11 @@ class _Split:
     log_scale: FloatArray
 
 
-def _split(data: Observations, model: LatencyModel, fraction: float, seed: int) -> _Split:
+def _split(
+    data: Observations, model: LatencyModel, full: Fitted, fraction: float, seed: int
+) -> _Split:
     held = hold_out(data, fraction, seed)
-    fitted = model.fit(data.take(~held), seed)
+    fitted = model.fit(data.take(~held), seed) if held.any() else full
     return _Split(held, fitted, fitted.latency_ms(data.points), fitted.log_scale(data.points))
 
 

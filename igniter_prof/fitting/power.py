@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from igniter_prof.errors import BadInput
+from igniter_prof.fitting.non_negative import fit_non_negative, non_negative
 from igniter_prof.fitting.points import BoolArray, FloatArray, Observations, Points
-from igniter_prof.records import Parameter
+from igniter_prof.records import DevicePower, Parameter, Record
 
 PER_MODEL = ("power_base_w", "batch_energy_mj", "item_energy_mj")
 """Fitted parameters of a model: W, mJ of a batch, mJ of an inference; all >= 0."""
@@ -36,7 +37,7 @@ SHARED = (
 ``held_power_w`` is what a device that the limit slows draws in the mean: a little less than it.
 """
 
-_AGAIN = "make it again: igprof fit"
+AGAIN = "make it again: igprof fit"
 
 LOWEST_CLOCK = 0.3
 """Part of its highest clock below which no power limit slows a device."""
@@ -44,14 +45,12 @@ LOWEST_CLOCK = 0.3
 _AT_FULL_CLOCK = 0.99
 _CLEARLY_BELOW_LIMIT = 0.9
 _BELOW_LIMIT = 0.98
-_SCALE_EXPONENT = 2.0
+SCALE_EXPONENT = 2.0
 """Work on a picture grows with its area, as in the latency model."""
-_ROBUST_FROM = 0.05
-"""Relative error beyond which a measured power counts linearly rather than squared."""
-_ROUNDS = 8
 _RIDGE = (1e-6, 1e-6, 1e-9)
 """Weight against each parameter: what the cells cannot tell apart goes to the energy of an item."""
 _IDLE_GRID = 200
+_CLOCK_ROUNDS = 4
 _LEAST_ACTIVE = 0.1
 """Part of a batch's latency alone that is no transfer, at least."""
 
@@ -118,34 +117,35 @@ class PowerModel:
         """Power of the row's cell, W, (n_rows,): the demand, at most what the limit holds."""
         return np.minimum(self.demand_w(x, alone_ms), self.held_w)
 
-    def document(self) -> dict[str, Any]:
-        """As JSON, for ``load``."""
-        return {
-            "shared": {name: p.model_dump() for name, p in self.shared.items()},
-            "models": {
-                model: {name: p.model_dump() for name, p in found.items()}
-                for model, found in self.parameters.items()
-            },
-        }
+    def parts_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
+        """Each tenant's part of its cell's power, W, (n_rows,); they sum to ``power_w``.
 
-    @staticmethod
-    def load(document: Mapping[str, Any], models: Sequence[str]) -> PowerModel:
-        """What ``document`` gave, for models in the order of the rows' indices.
-
-        Raises:
-            BadInput: something is missing or negative.
+        The idle power is split equally, the rest by what each tenant adds alone.
         """
-        shared = {k: Parameter.model_validate(v) for k, v in document["shared"].items()}
-        parameters = {
-            model: {k: Parameter.model_validate(v) for k, v in found.items()}
-            for model, found in document["models"].items()
-        }
-        _require(shared, ("idle_power_w",), SHARED)
-        for found in parameters.values():
-            _require(found, (*PER_MODEL, TRANSFER), (*PER_MODEL, TRANSFER))
-        if "clock_drop_mhz_per_w" in shared:
-            _require(shared, ("max_clock_mhz", "power_limit_w"), SHARED)
-        return PowerModel(tuple(models), shared, parameters)
+        power, rise = self.power_w(x, alone_ms), self.rise_w(x, alone_ms)
+        idle = np.minimum(self.idle_w, power)
+        total = _over_cell(x, rise)
+        part = np.divide(rise, total, out=1.0 / x.tenants, where=total != 0)
+        return np.asarray(idle / x.tenants + (power - idle) * part)
+
+    def full_clock_ms(self, x: Points, alone_ms: FloatArray) -> FloatArray:
+        """Latencies alone at the highest clock from those at the clock that a tenant has alone.
+
+        Both (n_rows,). Where a tenant alone is slowed by the limit, its work takes fewer ms at the
+        highest clock: the fixed point of its clock and its demand.
+        """
+        alone = each_alone(x)
+        full_ms = alone_ms
+        for _ in range(_CLOCK_ROUNDS):
+            full_ms = alone_ms * self.clock_ratio(self.demand_w(alone, full_ms))
+        return full_ms
+
+    def document(self) -> PowerDocument:
+        """Everything that ``PowerDocument.load`` needs."""
+        return PowerDocument(
+            shared=dict(self.shared),
+            models={name: dict(found) for name, found in self.parameters.items()},
+        )
 
     def _values(self, names: Sequence[str]) -> FloatArray:
         """(n_models, n_names); rows of NaN for models that were never measured."""
@@ -160,7 +160,7 @@ class PowerModel:
         ).reshape(-1, len(names))
 
 
-def fit_power(data: Observations, alone_ms: FloatArray | None = None) -> PowerModel | None:
+def fit_power(data: Observations) -> PowerModel | None:
     """Fit power to a profile.
 
     Models are fitted to their cells alone at the highest clock, those that have none to mixes; the
@@ -168,13 +168,11 @@ def fit_power(data: Observations, alone_ms: FloatArray | None = None) -> PowerMo
 
     Args:
         data: observations; cells without a power do not count.
-        alone_ms: (n_rows,), latency of each row alone at the highest clock, by a latency model;
-            None: as measured, or interpolated.
 
     Returns:
         None if the profile holds no power.
     """
-    cells = _measured_cells(data, alone_ms)
+    cells = _measured_cells(data)
     if cells is None:
         return None
     unslowed = cells.unslowed()
@@ -207,6 +205,18 @@ def fit_power(data: Observations, alone_ms: FloatArray | None = None) -> PowerMo
     model = PowerModel(data.models, shared, parameters)
     drop = _clock_drop(cells, data, model)
     return replace(model, shared={**shared, "clock_drop_mhz_per_w": drop}) if drop else model
+
+
+def measured_power(data: Observations) -> FloatArray:
+    """Mean power of each row's device, W, (n_rows,); NaN where it was not measured."""
+    return np.array(
+        [np.nan if (p := _usable(one)) is None else p.power_mean_w for one in data.power]
+    )
+
+
+def _usable(power: DevicePower | None) -> DevicePower | None:
+    """A power that is the device's: that of a whole card says little of its slice."""
+    return power if power and power.scope == "gpu" and power.power_mean_w else None
 
 
 @dataclass(frozen=True)
@@ -259,11 +269,8 @@ class _Cells:
         )
 
 
-def _measured_cells(data: Observations, alone_ms: FloatArray | None) -> _Cells | None:
-    known = [
-        p if p is not None and p.power_mean_w is not None and p.scope == "gpu" else None
-        for p in data.power
-    ]
+def _measured_cells(data: Observations) -> _Cells | None:
+    known = [_usable(p) for p in data.power]
     rows = np.flatnonzero([p is not None for p in known])
     if not len(rows):
         return None
@@ -281,9 +288,7 @@ def _measured_cells(data: Observations, alone_ms: FloatArray | None) -> _Cells |
     if data.igniter is not None:
         limit = limit or data.igniter.hardware.power_limit_w
         full = max(full or 0.0, data.igniter.hardware.max_clock_mhz)
-    if alone_ms is None:
-        alone_ms = _alone_ms(data, full)
-    return _Cells(x, alone_ms[rows], _transfers(data), power, clock, limit, full)
+    return _Cells(x, _alone_ms(data, full)[rows], _transfers(data), power, clock, limit, full)
 
 
 def _alone_ms(data: Observations, full: float | None) -> FloatArray:
@@ -336,7 +341,7 @@ def _idle(cells: _Cells, data: Observations, alone: BoolArray) -> tuple[float, f
 
 def _cost(cells: _Cells, idle: float) -> float:
     """Relative errors, summed, of energies alone on top of an idle power."""
-    total = 0.0
+    total, ridge = 0.0, np.array(_RIDGE)
     solo = cells.x.tenants[cells.first] == 1
     for index in np.unique(cells.x.model):
         mine = solo & (cells.x.model[cells.first] == index)
@@ -344,7 +349,7 @@ def _cost(cells: _Cells, idle: float) -> float:
         a = part.columns() / part.power_w[:, np.newaxis]
         a[:, 0] = 0.0  # a base is not told from the idle power
         y = 1.0 - idle / part.power_w
-        total += float(np.abs(a @ _non_negative(a, y) - y).sum())
+        total += float(np.abs(a @ non_negative(a, y, ridge) - y).sum())
     return total
 
 
@@ -364,14 +369,7 @@ def _fit_rises(
     # relative to what was measured: a board's sensor errs by percents
     a = design.reshape(len(cells), -1) / cells.power_w[:, np.newaxis]
     y = 1.0 - rest_w / cells.power_w
-    weight = np.ones(len(cells))
-    value = np.zeros(a.shape[1])
-    for _ in range(_ROUNDS):
-        root = np.sqrt(weight)
-        value = _non_negative(a * root[:, np.newaxis], y * root)
-        weight = np.minimum(1.0, _ROBUST_FROM / np.maximum(np.abs(a @ value - y), 1e-12))
-    root = np.sqrt(weight)
-    errors = _standard_errors(a * root[:, np.newaxis], (a @ value - y) * root, value > 0)
+    value, errors = fit_non_negative(a, y, np.tile(_RIDGE, len(wanted)))
     shape = (len(wanted), len(PER_MODEL))
     return {
         name: {
@@ -413,6 +411,11 @@ def _clock_drop(cells: _Cells, data: Observations, model: PowerModel) -> Paramet
     return Parameter(value=slope, std_error=error)
 
 
+def each_alone(x: Points) -> Points:
+    """The same tenants, each in a cell of its own."""
+    return replace(x, cell=np.arange(len(x)), tenants=np.ones(len(x)))
+
+
 def _transfers(data: Observations) -> FloatArray:
     """Time that an inference's bytes are on their way to the device and back, ms, (n_models,).
 
@@ -429,7 +432,7 @@ def _transfers(data: Observations) -> FloatArray:
 
 def _columns(x: Points, alone_ms: FloatArray, transfer_ms: FloatArray) -> FloatArray:
     """What the parameters of PER_MODEL are multiplied with, (n_rows, 3)."""
-    work = x.batch * x.scale**_SCALE_EXPONENT
+    work = x.batch * x.scale**SCALE_EXPONENT
     # loading and returning overlap with the next batch's computing in a server that is kept busy
     active_ms = np.maximum(alone_ms - transfer_ms[x.model] * work, _LEAST_ACTIVE * alone_ms)
     return np.stack([np.ones(len(x)), 1.0 / active_ms, work / active_ms], axis=1)
@@ -440,51 +443,34 @@ def _over_cell(x: Points, value: FloatArray) -> FloatArray:
     return np.asarray(np.bincount(x.cell, value)[x.cell], dtype=np.float64)
 
 
-def _non_negative(a: FloatArray, y: FloatArray) -> FloatArray:
-    """``argmin |a v - y|²`` over v >= 0 (Lawson and Hanson 1974), (n_columns,).
+class PowerDocument(Record):
+    """A power model in a coefficients file, its parameters by name."""
 
-    The columns are those of PER_MODEL, of one model after the other.
-    """
-    size = np.sqrt((a * a).sum(axis=0))
-    size[size == 0] = 1.0
-    scaled = a / size
-    gram = scaled.T @ scaled + np.diag(np.tile(_RIDGE, len(size) // len(_RIDGE)))
-    right = scaled.T @ y
-    value = np.zeros(len(size))
-    free = np.zeros(len(size), dtype=bool)
-    for _ in range(3 * len(size)):
-        gain = np.where(free, -np.inf, right - gram @ value)
-        if gain.max() <= 1e-12:
-            break
-        free[int(gain.argmax())] = True
-        while True:
-            trial = np.zeros(len(size))
-            trial[free] = np.linalg.solve(gram[np.ix_(free, free)], right[free])
-            bad = free & (trial <= 0)
-            if not bad.any():
-                value = trial
-                break
-            step = float((value[bad] / (value[bad] - trial[bad])).min())
-            value = value + step * (trial - value)
-            free &= value > 1e-15
-    return np.asarray(value / size)
+    shared: dict[str, Parameter]
+    models: dict[str, dict[str, Parameter]]
+
+    def load(self, models: Sequence[str]) -> PowerModel:
+        """The power model, for models in the order of the rows' indices.
+
+        Raises:
+            BadInput: a parameter is missing, negative, or none of them.
+        """
+        needed: tuple[str, ...] = ("idle_power_w",)
+        if "clock_drop_mhz_per_w" in self.shared:
+            needed += ("max_clock_mhz", "power_limit_w")
+        require(self.shared, needed, SHARED, "extra.power")
+        for found in self.models.values():
+            require(found, (*PER_MODEL, TRANSFER), (*PER_MODEL, TRANSFER), "extra.power")
+        return PowerModel(tuple(models), self.shared, self.models)
 
 
-def _standard_errors(a: FloatArray, residual: FloatArray, free: BoolArray) -> FloatArray:
-    """Of least squares over the free columns, (n_columns,); NaN where not identifiable."""
-    errors = np.full(len(free), np.nan)
-    used = a[:, free]
-    spare = len(a) - used.shape[1]
-    if spare > 0 and used.shape[1] and np.linalg.matrix_rank(used) == used.shape[1]:
-        variance = float((residual**2).sum()) / spare
-        errors[free] = np.sqrt(variance * np.diag(np.linalg.inv(used.T @ used)))
-    return errors
-
-
-def _require(found: Mapping[str, Parameter], needed: Sequence[str], known: Sequence[str]) -> None:
+def require(
+    found: Mapping[str, Parameter], needed: Sequence[str], known: Sequence[str], where: str
+) -> None:
+    """Refuse parameters by name that are missing, unknown or negative. Raises BadInput."""
     for name in needed:
         if name not in found:
-            raise BadInput(f"extra.power lacks the parameter '{name}'", hint=_AGAIN)
+            raise BadInput(f"{where} lacks the parameter '{name}'", hint=AGAIN)
     for name, parameter in found.items():
         if name not in known or parameter.value < 0:
-            raise BadInput(f"extra.power: '{name}' is unknown or below 0", hint=_AGAIN)
+            raise BadInput(f"{where}: '{name}' is unknown or below 0", hint=AGAIN)

@@ -13,6 +13,7 @@ from pydantic import Field
 from igniter_prof.files import parse
 from igniter_prof.fitting.latency_models import latency_model
 from igniter_prof.fitting.points import FloatArray, Points, arrange
+from igniter_prof.fitting.resources import load_resources
 from igniter_prof.records import Coefficients, Finite, Prediction, Record, Tenant
 
 _AGAIN = "make it again: igprof fit"
@@ -61,6 +62,7 @@ class Predictor:
         self._index = {name: i for i, name in enumerate(self.models)}
         self.fitted = model.load(coefficients)
         self._knows_strangers = model.knows_strangers
+        self.resources = load_resources(coefficients.extra, self.models)
         extra = parse(coefficients.extra, _Extra, "coefficients, extra")
         self._cv = np.array([extra.cv.get(m, 0.0) for m in self.models])
         self._solo, self._together = extra.interval.solo, extra.interval.colocated
@@ -86,6 +88,7 @@ class Predictor:
             (latency * np.exp(high)).tolist(),
             throughput.tolist(),
             self._cv[x.model].tolist(),
+            self.resources.rows(x, latency, self.fitted),
             strict=True,
         )
         # the values are ours: constructing without validation is what makes millions possible
@@ -96,8 +99,9 @@ class Predictor:
                 latency_high_ms=most,
                 throughput_rps=rate,
                 cv=cv,
+                **more,
             )
-            for value, least, most, rate, cv in rows
+            for value, least, most, rate, cv, more in rows
         )
         return [[next(flat) for _ in cell] for cell in cells]
 
