@@ -18,7 +18,6 @@ from igniter_prof.fitting.points import (
     MODEL_ERROR,
     BoolArray,
     FloatArray,
-    IntArray,
     Observations,
     Points,
 )
@@ -139,9 +138,6 @@ def fit_resources(
     power, memory = fit_power(data), fit_memory(data)
     resources = Resources(power=power, memory=memory)
     errors: dict[str, FitError] = {}
-    if power is None and memory is None:
-        return FittedResources(resources)
-    folds = point_folds(data, _FOLDS, seed)
     if power is not None:
         measured = measured_power(data)
         alone_ms = fitted.latency_ms(each_alone(data.points))
@@ -149,7 +145,7 @@ def fit_resources(
         def predicted_w(model: PowerModel, x: Points, rows: BoolArray) -> FloatArray:
             return model.power_w(x, model.full_clock_ms(x, alone_ms[rows]))
 
-        unseen = _unseen(data, folds, fit_power, predicted_w)
+        unseen = _unseen(data, measured, seed, fit_power, predicted_w)
         energy = unseen * unseen_ms
         everywhere = np.ones(len(data), dtype=bool)
         seen = predicted_w(power, data.points, everywhere)
@@ -168,7 +164,11 @@ def fit_resources(
         errors["energy"] = _error(data, measured * data.latency_ms, energy, everywhere)
     if memory is not None:
         source, measured = measured_memory(data)
-        unseen = _unseen(data, folds, fit_memory, lambda model, x, _: model.measured_mib(x))
+
+        def predicted_mib(model: MemoryModel, x: Points, _: BoolArray) -> FloatArray:
+            return model.measured_mib(x)
+
+        unseen = _unseen(data, measured, seed, fit_memory, predicted_mib)
         rows = _first_rows(data) if source == "device" else np.ones(len(data), dtype=bool)
         errors["memory"] = _error(data, measured, unseen, rows)
     return FittedResources(resources, {k: e for k, e in errors.items() if e.cells})
@@ -195,12 +195,21 @@ def load_resources(extra: Mapping[str, Any], models: Sequence[str]) -> Resources
 
 def _unseen(
     data: Observations,
-    folds: IntArray,
+    measured: FloatArray,
+    seed: int,
     fit: Callable[[Observations], _Model | None],
     predict: Callable[[_Model, Points, BoolArray], FloatArray],
 ) -> FloatArray:
-    """Predictions of rows by fits that had not seen their point, (n_rows,); NaN where none did."""
+    """Predictions of rows by fits that had not seen their point, (n_rows,); NaN where none did.
+
+    The folds are of the points that were measured, NaN where not: another point with the same batch
+    or share, but without a power, would not keep it from being extrapolated.
+    """
     result = np.full(len(data), np.nan)
+    folds = np.full(len(data), NEVER)
+    # whole cells: a device's memory is read for all rows of a cell, a container's perhaps not
+    known = np.isin(data.points.cell, np.unique(data.points.cell[np.isfinite(measured)]))
+    folds[known] = point_folds(data.take(known), _FOLDS, seed)
     for fold in np.unique(folds[folds != NEVER]):
         test = folds == fold
         model = fit(data.take(~test))
