@@ -86,6 +86,8 @@ def igprof(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run igprof; every failure becomes a message on standard error and an exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # the matrices are small: more threads would wait for each other, and for what is measured
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     debug = "--debug" in arguments or bool(os.environ.get("IGPROF_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]
     for stream in ("stdout", "stderr"):

@@ -37,9 +37,10 @@ _LEFT_OUT = {
 @click.option("--out", type=OutFile(), required=True, help="Coefficients file to write.")
 @click.option(
     "--model",
-    default="igniter",
+    default="igprof",
     show_default=True,
-    help="Latency model: igniter, gpulets, none; acprof for one container over its size and input.",
+    help="Latency model: igprof; igniter, gpulets, none to compare with; acprof for one container"
+    " over its size and input.",
 )
 @click.option(
     "--seed",

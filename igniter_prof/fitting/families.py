@@ -55,7 +55,7 @@ def fit(
     device: Device,
     *,
     profile_hash: str,
-    model: str = "igniter",
+    model: str = "igprof",
     seed: int = 0,
     holdout: float = 0.2,
     igniter: IgniterProfile | None = None,
