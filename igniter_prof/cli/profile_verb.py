@@ -29,7 +29,9 @@ from igniter_prof.errors import INTERRUPTED, Unstable
 
 if TYPE_CHECKING:
     from igniter_prof.profiling import Outcome, Progress
+    from igniter_prof.profiling.adaptive import AdaptiveOutcome, RoundProgress
     from igniter_prof.records import Cell, Sweep
+    from igniter_prof.session import CellContext
 
 
 @click.command("profile")
@@ -83,6 +85,23 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Measure the cells of a CSV file instead of the sweep's own.",
 )
+@click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Measure only until the other cells are predicted well enough (docs/adaptive.md).",
+)
+@click.option(
+    "--target-error",
+    "target_error_pct",
+    metavar="PCT",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Mean error of predictions at which --adaptive stops, in percent (3 by default).",
+)
+@click.option(
+    "--max-cells",
+    type=click.IntRange(min=1),
+    help="At most so many cells with --adaptive, baselines not counted.",
+)
 @local_options
 @docker_options
 @remote_options
@@ -95,6 +114,9 @@ def command(
     sweep_file: Path | None,
     out: Path | None,
     cells_file: Path | None,
+    adaptive: bool,
+    target_error_pct: float | None,
+    max_cells: int | None,
     dry_run: bool,
     strict: bool,
     as_json: bool,
@@ -118,15 +140,20 @@ def command(
     from igniter_prof.config.cells_csv import read_cells
     from igniter_prof.config.sweep import shared_server
     from igniter_prof.profiling import preflight, profile, sources_of
+    from igniter_prof.profiling.adaptive import require_predictable
     from igniter_prof.serving import ServeOptions, device_for, exceeds
     from igniter_prof.session import CellContext
 
+    if not adaptive and (target_error_pct is not None or max_cells is not None):
+        raise click.UsageError("--target-error and --max-cells are for --adaptive")
     table = None if cells_file is None else read_cells(cells_file)
     if table is not None and sweep_file is None and not flags["models"]:
         flags["models"] = ",".join(dict.fromkeys(t.model for cell in table.cells for t in cell))
     if sweep_file is None and not flags["models"]:
         raise click.UsageError("nothing to measure: give SWEEP.yaml, --models, or --cells")
     sweep = load_sweep(sweep_file, _overrides(flags, address=address, repository=repository))
+    if adaptive:
+        require_predictable(sweep)
     options = ServeOptions(
         runtime=sweep.runtime,
         server="shared" if shared_server(sweep) else "own",
@@ -148,8 +175,10 @@ def command(
     if cells_file is not None:
         table = read_cells(cells_file, device=device)  # now that it is known what it has
         like = planned[0].model_copy(update={"baseline": False, "repeat": 0})
+        # an adaptive sweep needs the models alone, whatever it chooses from
+        alone = [cell for cell in planned if len(cell.tenants) == 1] if adaptive else []
         planned = [like.model_copy(update={"tenants": tenants}) for tenants in table.cells]
-        planned = list(dict.fromkeys(planned))
+        planned = list(dict.fromkeys([*alone, *planned]))
     skips = preflight(planned, device, options)
     lacking = monitors.check(sweep.monitors, device)
     for spec, reason in lacking.items():
@@ -157,7 +186,8 @@ def command(
     if sweep.runtime == "remote" and flags["shares"]:
         note("note: a remote server takes no shares from us; they are left out")
     if dry_run:
-        _print_plan(sweep, planned, skips, as_json)
+        first = _first_cells(sweep, planned, max_cells) if adaptive else None
+        _print_plan(sweep, planned, skips, as_json, first, max_cells)
         return 0
     if out is None:
         raise click.UsageError("where to store it? give --out PROFILE_DIR")
@@ -172,17 +202,23 @@ def command(
         monitors=sweep.monitors,
     )
     with _Display(len(planned)) as display:
-        outcome = profile(
-            sweep,
-            planned,
-            context,
-            out,
-            skips=skips,
-            on_cell=display.begin,
-            on_progress=display.end,
-            on_interrupt=display.interrupted,
-        )
-    _print_outcome(outcome, out, as_json)
+        callbacks: dict[str, Any] = {
+            "skips": skips,
+            "on_cell": display.begin,
+            "on_progress": display.end,
+            "on_interrupt": display.interrupted,
+        }
+        if adaptive:
+            target_pct = 3.0 if target_error_pct is None else target_error_pct
+            display.total = None
+            ended = _adaptively(
+                sweep, planned, context, out, target_pct, max_cells, display, callbacks
+            )
+            outcome = ended.outcome
+        else:
+            ended, target_pct = None, None
+            outcome = profile(sweep, planned, context, out, **callbacks)
+    _print_outcome(outcome, out, as_json, ended, target_pct)
     if outcome.interrupted:
         note("interrupted; the same command again goes on from here")
         return INTERRUPTED
@@ -229,11 +265,55 @@ def _overrides(
     return given
 
 
-def _print_plan(sweep: Sweep, cells: list[Cell], skips: dict[str, str], as_json: bool) -> None:
+def _adaptively(
+    sweep: Sweep,
+    cells: list[Cell],
+    context: CellContext,
+    out: Path,
+    target_pct: float,
+    max_cells: int | None,
+    display: _Display,
+    callbacks: dict[str, Any],
+) -> AdaptiveOutcome:
+    from igniter_prof.fitting.suggest import Proposer
+    from igniter_prof.profiling.adaptive import profile_adaptively
+
+    return profile_adaptively(
+        sweep,
+        cells,
+        context,
+        out,
+        Proposer(context.device, seed=sweep.seed),
+        target_error_pct=target_pct,
+        max_cells=max_cells,
+        on_round=display.round,
+        **callbacks,
+    )
+
+
+def _first_cells(sweep: Sweep, cells: list[Cell], max_cells: int | None) -> set[str]:
+    """Ids of the points that an adaptive sweep measures before it chooses."""
+    from igniter_prof.profiling.adaptive import start_cells
+
+    return {cell.cell_id for cell in start_cells(cells, sweep.seed)[:max_cells]}
+
+
+def _print_plan(
+    sweep: Sweep,
+    cells: list[Cell],
+    skips: dict[str, str],
+    as_json: bool,
+    first: set[str] | None,
+    max_cells: int | None,
+) -> None:
+    """``first``: what an adaptive sweep measures in any case; None: it is none."""
     from igniter_prof.profiling import expected_s
     from igniter_prof.units import format_duration
 
-    low_s, high_s = expected_s(len(cells) - len(skips), sweep.stopping)
+    able = len(cells) - len(skips)
+    low_s, high_s = expected_s(min(able, max_cells or able), sweep.stopping)
+    if first is not None:
+        low_s, _ = expected_s(len(first - skips.keys()), sweep.stopping)
     if as_json:
         print_json(
             {
@@ -241,6 +321,7 @@ def _print_plan(sweep: Sweep, cells: list[Cell], skips: dict[str, str], as_json:
                     {
                         "cell_id": cell.cell_id,
                         "skipped": skips.get(cell.cell_id),
+                        **({} if first is None else {"first": cell.cell_id in first}),
                         **cell.model_dump(mode="json"),
                     }
                     for cell in cells
@@ -251,26 +332,34 @@ def _print_plan(sweep: Sweep, cells: list[Cell], skips: dict[str, str], as_json:
         )
         return
     print_table(
-        f"{len(cells)} cells, {format_duration(low_s)} to {format_duration(high_s)}",
+        f"{len(cells)} cells, {format_duration(low_s)} to {format_duration(high_s)}"
+        + (
+            "" if first is None else f"; measured are at least {len(first)} and no more than needed"
+        ),
         ["#", "cell", "tenants", ""],
         [
-            [index + 1, cell.cell_id, cell.label, _remark(cell, skips)]
+            [index + 1, cell.cell_id, cell.label, _remark(cell, skips, first)]
             for index, cell in enumerate(cells)
         ],
     )
 
 
-def _remark(cell: Cell, skips: dict[str, str]) -> str:
+def _remark(cell: Cell, skips: dict[str, str], first: set[str] | None) -> str:
     if cell.cell_id in skips:
         return f"skipped: {skips[cell.cell_id]}"
-    return "baseline" if cell.baseline else ""
+    if cell.baseline:
+        return "baseline"
+    if first is None:
+        return ""
+    return "first" if cell.cell_id in first else "if needed"
 
 
 @dataclasses.dataclass
 class _Display:
     """Progress on standard error: a line a cell; on a terminal the cell in flight as well."""
 
-    total: int
+    total: int | None
+    """None: not known beforehand"""
     began: float = dataclasses.field(default_factory=time.monotonic)
     measured: int = 0
 
@@ -286,7 +375,18 @@ class _Display:
 
     def begin(self, done: int, cell: Cell) -> None:
         if told_to_terminal():
-            tell(f"[{done + 1}/{self.total}] {cell.label} …")
+            of = "" if self.total is None else f"/{self.total}"
+            tell(f"[{done + 1}{of}] {cell.label} …")
+
+    def round(self, fitted: RoundProgress) -> None:
+        self._erase()
+        seen = ""
+        if fitted.seen_error_pct is not None:
+            seen = f"; error on the {fitted.seen_cells} just measured {fitted.seen_error_pct:.2f}%"
+        note(
+            f"round {fitted.number}: {fitted.measured_cells} cells measured, predicted error of the"
+            f" other {fitted.candidates} {fitted.predicted_error_pct:.2f}%{seen}"
+        )
 
     def interrupted(self) -> None:
         note("finishing this cell; Ctrl-C again stops at once")
@@ -313,15 +413,22 @@ class _Display:
             left_s = (time.monotonic() - self.began) / self.measured * progress.left
             left = f"; about {format_duration(left_s)} left"
         note(
-            f"[{progress.done}/{progress.total}] {progress.measurement.cell.label}:"
+            f"[{progress.done}/{'~' if progress.foreseen else ''}{progress.total}]"
+            f" {progress.measurement.cell.label}:"
             f" {', '.join(shown)}{left}"
         )
 
 
-def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
+def _print_outcome(
+    outcome: Outcome,
+    out: Path,
+    as_json: bool,
+    adaptive: AdaptiveOutcome | None,
+    target_pct: float | None,
+) -> None:
     from igniter_prof.dataset.checking import drift_pct
 
-    summary = {
+    summary: dict[str, Any] = {
         "profile": str(out),
         "cells": outcome.cells,
         "stored": len(outcome.measurements),
@@ -332,9 +439,21 @@ def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         "drift_pct": drift_pct(outcome.measurements),
         "interrupted": outcome.interrupted,
     }
+    if adaptive is not None:
+        summary["adaptive"] = {
+            "reason": adaptive.reason,
+            "rounds": adaptive.rounds,
+            "measured_cells": adaptive.measured_cells,
+            "candidates_left": adaptive.candidates,
+            "target_error_pct": target_pct,
+            "predicted_error_pct": adaptive.predicted_error_pct,
+            "seen_error_pct": adaptive.seen_error_pct,
+        }
     if as_json:
         print_json(summary)
         return
+    if adaptive is not None:
+        _say_why(adaptive, target_pct)
     drift = summary["drift_pct"]
     skipped = f", {outcome.skipped_cells} skipped" if outcome.skipped_cells else ""
     drifted = "" if drift is None else f"; repeats of a solo cell differ by up to {drift:.1f} %"
@@ -343,3 +462,22 @@ def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         f" ({outcome.measured} now{skipped}),"
         f" {outcome.failed_tenants} failed and {outcome.unstable_tenants} unstable tenants{drifted}"
     )
+
+
+def _say_why(adaptive: AdaptiveOutcome, target_pct: float | None) -> None:
+    """Why an adaptive sweep ended, and how well it predicts."""
+    why = {
+        "target": f"the target of {target_pct:g}% is reached",
+        "max_cells": f"the target of {target_pct:g}% is not reached: --max-cells ended it",
+        "exhausted": "all candidates are measured",
+        "interrupted": "interrupted",
+    }[adaptive.reason]
+    shown = []
+    if adaptive.predicted_error_pct is not None and adaptive.candidates:
+        shown.append(
+            f"predicted error of the other {adaptive.candidates}"
+            f" {adaptive.predicted_error_pct:.2f}%"
+        )
+    if adaptive.seen_error_pct is not None:
+        shown.append(f"error on the last rounds' cells {adaptive.seen_error_pct:.2f}%")
+    note("; ".join([f"{why} after {adaptive.measured_cells} cells", *shown]))

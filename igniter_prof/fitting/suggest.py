@@ -59,6 +59,9 @@ _TIE = 1e-9
 
 _LEAST_NOISE = 1e-10
 
+_ANEW = 1.2
+"""How many times the cells of the last fit from scratch there are at the next one."""
+
 
 @runtime_checkable
 class Uncertain(Protocol):
@@ -159,7 +162,9 @@ class Proposer:
         self._device = device
         self._model = model
         self._seed = seed
-        self._last: tuple[tuple[str, ...], Fitted] | None = None
+        self._last: Fitted | None = None
+        self._models: tuple[str, ...] = ()
+        self._cells_at_start = 0
 
     def __call__(
         self,
@@ -168,10 +173,14 @@ class Proposer:
         count: int,
     ) -> Proposal:
         """Fit what is measured, and choose ``count`` of the candidates. Raises as ``suggest``."""
+        # a fit that starts from another keeps its kernels: with much more data they are found anew
+        if len(measurements) > _ANEW * self._cells_at_start:
+            self._last, self._cells_at_start = None, len(measurements)
+        last = None if self._last is None else (self._models, self._last)
         fitted, models = _fit(
-            measurements, self._device, candidates, self._model, self._seed, None, self._last
+            measurements, self._device, candidates, self._model, self._seed, None, last
         )
-        self._last = models, fitted
+        self._last, self._models = fitted, models
         known = require_uncertain(fitted, self._model)
         index = {name: number for number, name in enumerate(models)}
         choices = choose(known, arrange(candidates, index, self._device), count, seed=self._seed)
