@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from igniter_prof.fitting import fit, predictor
+from igniter_prof.fitting.interference.model import TERMS, IgprofModel
 from igniter_prof.fitting.latency_models import MODELS
 from igniter_prof.fitting.model import LatencyModel
 from igniter_prof.fitting.points import arrange, observe
@@ -183,14 +184,10 @@ def models(names: Sequence[str]) -> list[LatencyModel]:
 
 
 def ablations(model: LatencyModel) -> dict[str, LatencyModel]:
-    """The model without each of its terms in turn, by the term; empty if it has no such option.
-
-    A model that can leave out terms has ``terms`` (their names) and ``without_term(name)``.
-    """
-    without = getattr(model, "without_term", None)
-    if without is None:
+    """The model without each of its terms in turn, by the term; empty if it has no such option."""
+    if not isinstance(model, IgprofModel):
         return {}
-    return {name: without(name) for name in getattr(model, "terms", ())}
+    return {term: IgprofModel.lacking([term]) for term in TERMS}
 
 
 # --- noise ----------------------------------------------------------------------------------------

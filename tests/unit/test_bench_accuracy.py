@@ -91,9 +91,12 @@ def test_judging_predicts_what_was_not_fitted(
         assert 0.5 < found["half_width_pct"] < 8
 
 
-def test_a_model_that_cannot_leave_out_terms_has_no_ablation() -> None:
-    (model,) = trials.models(["none"])
-    assert trials.ablations(model) == {}
+def test_each_term_of_ours_can_be_left_out() -> None:
+    none, ours = trials.models(["none", "igprof"])
+    assert trials.ablations(none) == {}
+    parts = trials.ablations(ours)
+    assert len(parts) > 3
+    assert all(model.without == {term} for term, model in parts.items())
 
 
 def test_the_noise_floor_is_what_a_perfect_model_would_show() -> None:
