@@ -250,9 +250,10 @@ class _Cells:
         """(n_cells,): the power limit did not slow it."""
         limit = np.inf if self.limit_w is None else self.limit_w
         full = np.nan if self.max_clock_mhz is None else self.max_clock_mhz
-        at_full = self.clock_mhz >= _AT_FULL_CLOCK * full
-        by_clock = at_full | (self.power_w < _CLEARLY_BELOW_LIMIT * limit)
-        return np.where(np.isnan(self.clock_mhz), self.power_w < _BELOW_LIMIT * limit, by_clock)
+        # at the limit a clock that hardly fell hides a demand beyond it
+        below = self.power_w < _BELOW_LIMIT * limit
+        at_full = np.isnan(self.clock_mhz) | (self.clock_mhz >= _AT_FULL_CLOCK * full)
+        return np.asarray((below & at_full) | (self.power_w < _CLEARLY_BELOW_LIMIT * limit))
 
     def take(self, cells: BoolArray) -> _Cells:
         """The cells where a mask (n_cells,) is true."""
