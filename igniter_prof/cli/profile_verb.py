@@ -383,6 +383,8 @@ class _Display:
         seen = ""
         if fitted.seen_error_pct is not None:
             seen = f"; error on the {fitted.seen_cells} just measured {fitted.seen_error_pct:.2f}%"
+        if fitted.drawn_error_pct is not None:
+            seen += f", on the random ones of them {fitted.drawn_error_pct:.2f}%"
         note(
             f"round {fitted.number}: {fitted.measured_cells} cells measured, predicted error of the"
             f" other {fitted.candidates} {fitted.predicted_error_pct:.2f}%{seen}"
@@ -447,7 +449,7 @@ def _print_outcome(
             "candidates_left": adaptive.candidates,
             "target_error_pct": target_pct,
             "predicted_error_pct": adaptive.predicted_error_pct,
-            "seen_error_pct": adaptive.seen_error_pct,
+            "drawn_error_pct": adaptive.drawn_error_pct,
         }
     if as_json:
         print_json(summary)
@@ -478,6 +480,8 @@ def _say_why(adaptive: AdaptiveOutcome, target_pct: float | None) -> None:
             f"predicted error of the other {adaptive.candidates}"
             f" {adaptive.predicted_error_pct:.2f}%"
         )
-    if adaptive.seen_error_pct is not None:
-        shown.append(f"error on the last rounds' cells {adaptive.seen_error_pct:.2f}%")
+    if adaptive.drawn_error_pct is not None:
+        shown.append(
+            f"error on the random cells, before they were measured, {adaptive.drawn_error_pct:.2f}%"
+        )
     note("; ".join([f"{why} after {adaptive.measured_cells} cells", *shown]))

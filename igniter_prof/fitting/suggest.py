@@ -16,7 +16,7 @@ greedy search chooses meets in a last one (GreeDi: Mirzasoleiman, Karbasi, Sarka
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import pi, sqrt
@@ -59,8 +59,8 @@ _TIE = 1e-9
 
 _LEAST_NOISE = 1e-10
 
-_ANEW = 1.2
-"""How many times the cells of the last fit from scratch there are at the next one."""
+_ANEW = 1.1
+"""How many times the co-located cells of the last fit from scratch there are at the next one."""
 
 
 @runtime_checkable
@@ -93,20 +93,22 @@ class Choice:
     error_after_pct: float
 
 
+Forecasts = tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]
+"""Of some cells: mean latency of each tenant in ms, and its expected absolute error in percent."""
+
+
 @dataclass(frozen=True)
 class Proposal:
-    """What to measure next, and what is expected of it before it is measured."""
+    """What to measure next, and what is expected of it."""
 
     cells: tuple[int, ...]
     """indices among the candidates, the best first"""
-    predicted_ms: tuple[tuple[float, ...], ...]
-    """mean latency of each of their tenants"""
-    expected_pct: tuple[tuple[float, ...], ...]
-    """expected absolute error of each, against what will be measured"""
     error_pct: float
     """mean expected absolute error over all candidates' tenants now"""
     error_after_pct: tuple[float, ...]
     """the same after one, two, … of the cells"""
+    forecast: Callable[[Sequence[int]], Forecasts]
+    """what is said of candidates, by their indices; errors are against what will be measured"""
 
 
 def suggest(
@@ -164,7 +166,7 @@ class Proposer:
         self._seed = seed
         self._last: Fitted | None = None
         self._models: tuple[str, ...] = ()
-        self._cells_at_start = 0
+        self._together_at_start = 0
 
     def __call__(
         self,
@@ -174,8 +176,9 @@ class Proposer:
     ) -> Proposal:
         """Fit what is measured, and choose ``count`` of the candidates. Raises as ``suggest``."""
         # a fit that starts from another keeps its kernels: with much more data they are found anew
-        if len(measurements) > _ANEW * self._cells_at_start:
-            self._last, self._cells_at_start = None, len(measurements)
+        together = sum(len(one.tenants) > 1 for one in measurements)
+        if together >= _ANEW * self._together_at_start:
+            self._last, self._together_at_start = None, together
         last = None if self._last is None else (self._models, self._last)
         fitted, models = _fit(
             measurements, self._device, candidates, self._model, self._seed, None, last
@@ -184,17 +187,23 @@ class Proposer:
         known = require_uncertain(fitted, self._model)
         index = {name: number for number, name in enumerate(models)}
         choices = choose(known, arrange(candidates, index, self._device), count, seed=self._seed)
-        chosen = [candidates[choice.index] for choice in choices]
-        x = arrange(chosen, index, self._device)
-        latency = iter(fitted.latency_ms(x).tolist())
-        spread = np.sqrt(np.maximum(np.diag(known.covariance(x)), 0.0) + known.noise)
-        expected = iter((100.0 * MEAN_ABSOLUTE * spread).tolist())
+
+        def forecast(cells: Sequence[int]) -> Forecasts:
+            wanted = [candidates[cell] for cell in cells]
+            x = arrange(wanted, index, self._device)
+            latency = iter(fitted.latency_ms(x).tolist())
+            spread = np.sqrt(np.maximum(np.diag(known.covariance(x)), 0.0) + known.noise)
+            expected = iter((100.0 * MEAN_ABSOLUTE * spread).tolist())
+            return (
+                tuple(tuple(next(latency) for _ in cell) for cell in wanted),
+                tuple(tuple(next(expected) for _ in cell) for cell in wanted),
+            )
+
         return Proposal(
             cells=tuple(choice.index for choice in choices),
-            predicted_ms=tuple(tuple(next(latency) for _ in cell) for cell in chosen),
-            expected_pct=tuple(tuple(next(expected) for _ in cell) for cell in chosen),
             error_pct=choices[0].error_before_pct,
             error_after_pct=tuple(choice.error_after_pct for choice in choices),
+            forecast=forecast,
         )
 
 

@@ -1,8 +1,10 @@
 """Adaptive sweeps: measure only until the rest is predicted well enough.
 
 First the cells alone and a few co-located ones that lie far apart. Then rounds: a function of the
-caller's fits what is there and proposes a batch; the batch is measured, and compared with what was
-predicted of it before: an honest hold-out, by which the predicted error is calibrated.
+caller's fits what is there and proposes a batch. Half of it is what would help most, the other half
+is drawn at random from the rest, because only that tells how well the rest is predicted. The batch
+is measured and compared with what was predicted of it before: an honest hold-out, by whose drawn
+half the predicted error is calibrated.
 """
 
 from __future__ import annotations
@@ -39,11 +41,21 @@ LARGEST_BATCH = 0.25
 FORESIGHT = 3
 """So many batches are looked ahead, to tell how many cells are left."""
 
-CALIBRATING_ROUNDS = 3
-PRIOR_ROWS = 8.0
-"""The model's own word counts as much as so many measured rows."""
+CALIBRATING_CELLS = 24
+"""So many of the cells drawn last say how far the predicted error is off."""
+TESTED_CELLS = 8
+"""Without so many drawn cells the target is not taken as reached."""
+TESTED_PART = 1 / 16
+"""In a small sweep this part of its points is enough, but at least two."""
+PRIOR_CELLS = 2.0
+"""The model's own word counts as much as so many drawn cells."""
 
 Reason = Literal["target", "max_cells", "exhausted", "interrupted"]
+
+
+Forecasts = tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]
+"""Of some cells: mean latency of each tenant in ms, and its expected absolute error in percent
+against what will be measured."""
 
 
 class Proposal(Protocol):
@@ -55,16 +67,6 @@ class Proposal(Protocol):
         ...
 
     @property
-    def predicted_ms(self) -> tuple[tuple[float, ...], ...]:
-        """Mean latency of each of their tenants."""
-        ...
-
-    @property
-    def expected_pct(self) -> tuple[tuple[float, ...], ...]:
-        """Expected error of each, against what will be measured."""
-        ...
-
-    @property
     def error_pct(self) -> float:
         """Mean expected error over all candidates now."""
         ...
@@ -72,6 +74,11 @@ class Proposal(Protocol):
     @property
     def error_after_pct(self) -> tuple[float, ...]:
         """The same after one, two, … of the cells."""
+        ...
+
+    @property
+    def forecast(self) -> Callable[[Sequence[int]], Forecasts]:
+        """What is said of candidates, by their indices."""
         ...
 
 
@@ -88,6 +95,8 @@ class Round(Record):
     """mean expected error of what was not measured, then; calibrated"""
     cells: tuple[str, ...]
     """ids of the first measurement of each point"""
+    drawn: int
+    """so many of them, the last, were drawn at random"""
     predicted_ms: tuple[tuple[float, ...], ...]
     expected_pct: tuple[tuple[float, ...], ...]
 
@@ -114,6 +123,8 @@ class RoundProgress:
     predicted_error_pct: float
     seen_error_pct: float | None
     """mean absolute error of what was predicted for the cells just measured; None: none was"""
+    drawn_error_pct: float | None
+    """the same of those among them that were drawn at random"""
     seen_cells: int
 
 
@@ -127,8 +138,8 @@ class AdaptiveOutcome:
     """without baselines, those of earlier runs too"""
     candidates: int
     predicted_error_pct: float | None
-    seen_error_pct: float | None
-    """over the last rounds"""
+    drawn_error_pct: float | None
+    """mean absolute error of what was predicted for the cells drawn last"""
     rounds: int
 
 
@@ -283,14 +294,13 @@ class _Adaptive:
         reason = self._start() or self._rounds(on_round)
         if reason != "interrupted" and not self._baseline(ceil(self.count / self._every)):
             reason = "interrupted"
-        seen, _ = self._seen(self.state.rounds[-CALIBRATING_ROUNDS:])
         return AdaptiveOutcome(
             outcome=self.run.outcome(complete=reason != "interrupted"),
             reason=reason,
             measured_cells=self.count,
             candidates=len(self._candidates()),
             predicted_error_pct=self.state.predicted_error_pct,
-            seen_error_pct=seen,
+            drawn_error_pct=_mean([error for cell in self._drawn() for error, _ in cell]),
             rounds=len(self.state.rounds),
         )
 
@@ -341,10 +351,7 @@ class _Adaptive:
             error_pct = factor * proposal.error_pct
             self._save(self.state.rounds, error_pct)
             if on_round is not None:
-                fresh = self.state.rounds[told:][-1:]
-                seen, cells = self._seen(fresh)
-                done, left = len(self.state.rounds), len(candidates)
-                on_round(RoundProgress(done, self.count, left, error_pct, seen, cells))
+                on_round(self._told(self.state.rounds[told:][-1:], len(candidates), error_pct))
             told = len(self.state.rounds)
             if self._reached():
                 return "target"
@@ -353,12 +360,15 @@ class _Adaptive:
             needed = self._needed(proposal, factor)
             size = min(self._batch(took_s), max(LEAST_BATCH, needed), len(proposal.cells))
             self.foreseen = min(needed, len(candidates))
+            batch, drawn = self._mixed(proposal.cells, size, len(candidates))
+            predicted_ms, expected_pct = proposal.forecast(batch)
             chosen = Round(
                 measured_cells=self.count,
                 predicted_error_pct=error_pct,
-                cells=tuple(candidates[i].cell_id for i in proposal.cells[:size]),
-                predicted_ms=proposal.predicted_ms[:size],
-                expected_pct=proposal.expected_pct[:size],
+                cells=tuple(candidates[i].cell_id for i in batch),
+                drawn=drawn,
+                predicted_ms=predicted_ms,
+                expected_pct=expected_pct,
             )
             # before it is measured: what was said of it may not be said again afterwards
             self._save((*self.state.rounds, chosen), error_pct)
@@ -367,10 +377,34 @@ class _Adaptive:
         self.state = State(rounds=rounds, measured_cells=self.count, predicted_error_pct=error_pct)
         write_json(self.path, self.state)
 
+    def _told(self, fresh: Sequence[Round], candidates: int, error_pct: float) -> RoundProgress:
+        cells = [cell for each in fresh for cell in self._errors(each)]
+        drawn = [
+            cell for each in fresh for cell in self._errors(each)[len(each.cells) - each.drawn :]
+        ]
+        return RoundProgress(
+            number=len(self.state.rounds),
+            measured_cells=self.count,
+            candidates=candidates,
+            predicted_error_pct=error_pct,
+            seen_error_pct=_mean([error for cell in cells for error, _ in cell]),
+            drawn_error_pct=_mean([error for cell in drawn for error, _ in cell]),
+            seen_cells=len(cells),
+        )
+
+    def _mixed(self, best: Sequence[int], size: int, candidates: int) -> tuple[list[int], int]:
+        """A batch: the best half, and others drawn at random; and how many these are."""
+        chosen = list(best[: ceil(size / 2)])
+        others = sorted(set(range(candidates)) - set(chosen))
+        rng = random.Random(f"{self.sweep.seed} {len(self.state.rounds)}")
+        drawn = rng.sample(others, min(size - len(chosen), len(others)))
+        return [*chosen, *drawn], len(drawn)
+
     def _reached(self) -> bool:
-        """Whether the target is, by a prediction that was put to the test at least once."""
+        """Whether the target is, by a prediction that was put to the test."""
         error_pct = self.state.predicted_error_pct
-        tested = self._seen(self.state.rounds)[0] is not None
+        enough = min(TESTED_CELLS, max(2, int(TESTED_PART * len(self.points))))
+        tested = len(self._drawn()) >= enough
         return tested and error_pct is not None and error_pct <= self.target_pct
 
     def _measure(self, points: Sequence[Cell]) -> Reason | None:
@@ -458,35 +492,46 @@ class _Adaptive:
         return len(errors) + ceil(min(more, len(self.points)))
 
     def _calibration(self) -> float:
-        """Seen over expected error of the last rounds, drawn to 1 where these are few rows."""
-        ratios = [
-            abs(error) / expected
-            for each in self.state.rounds[-CALIBRATING_ROUNDS:]
-            for error, expected in self._errors(each)
-            if expected > 0
+        """Seen over expected error of the cells drawn last, drawn to 1 where they are few."""
+        cells = self._drawn()
+        if not cells:
+            return 1.0
+        seen = sum(float(np.mean([error for error, _ in cell])) for cell in cells)
+        expected = sum(float(np.mean([spread for _, spread in cell])) for cell in cells)
+        prior = PRIOR_CELLS * expected / len(cells)
+        return (prior + seen) / max(prior + expected, 1e-12)
+
+    def _drawn(self) -> list[list[tuple[float, float]]]:
+        """The errors of the last cells that were drawn at random."""
+        found = [
+            cell
+            for each in self.state.rounds
+            for cell in self._errors(each)[len(each.cells) - each.drawn :]
+            if cell
         ]
-        return (PRIOR_ROWS + sum(ratios)) / (PRIOR_ROWS + len(ratios))
+        return found[-CALIBRATING_CELLS:]
 
-    def _seen(self, rounds: Sequence[Round]) -> tuple[float | None, int]:
-        """Mean absolute error of rounds' predictions in percent, and of how many cells."""
-        errors = [abs(error) for each in rounds for error, _ in self._errors(each)]
-        cells = sum(len(each.cells) for each in rounds)
-        return (float(np.mean(errors)) if errors else None), cells
+    def _errors(self, each: Round) -> list[list[tuple[float, float]]]:
+        """For each cell and tenant the absolute error in percent, and the expected one.
 
-    def _errors(self, each: Round) -> list[tuple[float, float]]:
-        """Relative error in percent of each measured row of a round, and the expected one."""
+        A cell that failed, or is not measured yet, has none.
+        """
         found = {one.cell_id: one for one in self.run.found}
-        errors = []
+        cells = []
         for cell_id, predicted, expected in zip(
             each.cells, each.predicted_ms, each.expected_pct, strict=True
         ):
-            if cell_id not in found:
-                continue
-            tenants = found[cell_id].tenants
-            if any(tenant.status != "ok" for tenant in tenants):
-                continue
-            for tenant, value, spread in zip(tenants, predicted, expected, strict=True):
-                if tenant.latency is not None:
-                    measured = tenant.latency.mean_ms
-                    errors.append((100.0 * (value / measured - 1.0), spread))
-        return errors
+            tenants = found[cell_id].tenants if cell_id in found else ()
+            sound = all(tenant.status == "ok" for tenant in tenants)
+            cells.append(
+                [
+                    (100.0 * abs(value / tenant.latency.mean_ms - 1.0), spread)
+                    for tenant, value, spread in zip(tenants, predicted, expected, strict=False)
+                    if sound and tenant.latency is not None
+                ]
+            )
+        return cells
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
