@@ -359,8 +359,8 @@ class _Adaptive:
                 return "max_cells"
             needed = self._needed(proposal, factor)
             size = min(self._batch(took_s), max(LEAST_BATCH, needed), len(proposal.cells))
-            self.foreseen = min(needed, len(candidates))
             batch, drawn = self._mixed(proposal.cells, size, len(candidates))
+            self.foreseen = min(max(needed, len(batch)), len(candidates))
             predicted_ms, expected_pct = proposal.forecast(batch)
             chosen = Round(
                 measured_cells=self.count,
