@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from igniter_prof.errors import BadInput
 from igniter_prof.fitting.interference.traits import Traits
 from igniter_prof.fitting.points import BoolArray, FloatArray, Points
 from igniter_prof.fitting.power import each_alone
@@ -54,6 +55,15 @@ class Contention:
         """ln of the latency over that alone, (n_rows,), >= 0."""
         return np.log1p(sum(self.parts(x, alone_ms).values(), np.zeros(len(x))))
 
+    def log_last(self, x: Points, alone_ms: FloatArray) -> FloatArray:
+        """What the last of a row's neighbours adds to ``log_slowdown`` but for the clock, >= 0.
+
+        (n_rows,). With one more neighbour it is less.
+        """
+        total = _columns(self.traits, x, alone_ms, self.without) @ self.values
+        before = total * np.maximum(x.tenants - 2.0, 0.0) / np.maximum(x.tenants - 1.0, 1.0)
+        return np.asarray(np.log1p(total) - np.log1p(before))
+
     def document(self) -> Mapping[str, Parameter]:
         """As parameters of the device."""
         return {
@@ -65,10 +75,15 @@ class Contention:
 def contention_of(
     traits: Traits, values: Sequence[Parameter], without: Collection[str] = ()
 ) -> Contention:
-    """From the parameters in the order of ``NAMES``."""
+    """From the parameters in the order of ``NAMES``. Raises BadInput: one is below 0."""
+    for name, each in zip(NAMES, values, strict=True):
+        if not 0 <= each.value < np.inf:
+            raise BadInput(
+                f"'shared': '{name}' is {each.value:g}", hint="make it again: igprof fit"
+            )
     return Contention(
         traits,
-        np.array([max(each.value, 0.0) for each in values]),
+        np.array([each.value for each in values]),
         np.array([each.std_error or 0.0 for each in values]),
         frozenset(without),
     )
@@ -112,7 +127,7 @@ def fit_contention(
     def robust(values: FloatArray) -> FloatArray:
         # soft L1 for the cells, squares for the priors
         z = residuals(values) / 2.0
-        soft = np.sign(z) * 2.0 * np.sqrt(2.0 * (np.sqrt(1.0 + z**2) - 1.0))
+        soft = 2.0 * z * np.sqrt(2.0 / (1.0 + np.sqrt(1.0 + z**2)))
         return np.concatenate([soft, (values - mean) / spread])
 
     found = least_squares(robust, mean, bounds=(0.0, np.inf), x_scale=spread)

@@ -29,8 +29,15 @@ from igniter_prof.fitting.interference.traits import Traits, TraitsDocument, fin
 from igniter_prof.fitting.model import Document, Fitted
 from igniter_prof.fitting.physics import equations
 from igniter_prof.fitting.physics.model import PhysicsFitted, PhysicsModel
-from igniter_prof.fitting.points import MODEL_ERROR, BoolArray, FloatArray, Observations, Points
-from igniter_prof.records import Coefficients, Finite, Record, TenantMeasurement
+from igniter_prof.fitting.points import (
+    MODEL_ERROR,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Observations,
+    Points,
+)
+from igniter_prof.records import Coefficients, Finite, Positive, Record, TenantMeasurement
 
 TERMS = ("contention", "transfer", "scheduling", "clock", "alone", *together.TERMS)
 """Terms that an ablation may leave out; ``alone``: the correction of latencies alone."""
@@ -39,22 +46,27 @@ _AGAIN = "make it again: igprof fit"
 _SOLO = PhysicsModel("none", interference=False)
 _DERIVED_ERROR = 0.01
 """Relative error of a latency that was put together from a GPU profiler's times."""
-_LIKELIHOOD_ROWS = 300
-"""At most about so many co-located rows choose the kernel's parameters."""
-_SCALE_ROWS = 500
-"""At most about so many co-located rows tell how sure a prediction is."""
+_LIKELIHOOD_PAIRS = 300
+"""At most about so many pairs of co-located rows choose the kernel's parameters."""
+_SCALE_PAIRS = 500
+"""At most about so many pairs of co-located rows tell how sure a prediction is."""
+_MOST_PAIRS = 5_000
+"""At most about so many pairs of co-located rows are fitted to: time grows with their cube."""
 _CHUNK = 2_000
+
+
+_Index = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class _Rows(Record):
     """What was fitted to, one entry a tenant."""
 
-    model: tuple[Annotated[int, Field(ge=0)], ...]
-    batch: tuple[Finite, ...]
-    share: tuple[Finite, ...]
-    scale: tuple[Finite, ...]
-    instances: tuple[Finite, ...]
-    cell: tuple[Annotated[int, Field(ge=0)], ...]
+    model: tuple[_Index, ...]
+    batch: tuple[Positive, ...]
+    share: tuple[Positive, ...]
+    scale: tuple[Positive, ...]
+    instances: tuple[Positive, ...]
+    cell: tuple[_Index, ...]
     log_ms: tuple[Finite, ...]
     noise: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
 
@@ -67,7 +79,7 @@ class _Extra(Record):
     alone: tuple[tuple[Finite, ...] | None, ...]
     kernel: tuple[Finite, ...]
     feature_mean: tuple[Finite, ...]
-    feature_spread: tuple[Finite, ...]
+    feature_spread: tuple[Positive, ...]
     without: tuple[str, ...] = ()
     rows: _Rows
 
@@ -118,9 +130,10 @@ class IgprofFitted:
         if len(mixed):
             part, part_ms = x.take(mixed), alone_ms[mixed]
             pairs = together.pairs_of(part, self.traits.features(part, part_ms), self.scale)
-            more = self.correction.mean(pairs, len(part))
+            # nobody is faster beside others, nor beside one more of them
+            most = self.contention.log_last(part, part_ms)
+            more = self.correction.mean(pairs, most)
             by_physics = self.contention.log_slowdown(part, part_ms)
-            # nobody is faster beside others
             slowdown[mixed] = np.maximum(by_physics + more, 0.0)
         return alone_ms, slowdown, carried
 
@@ -173,8 +186,9 @@ class IgprofFitted:
         for start in _cell_starts(x.cell[order], _CHUNK):
             rows = order[start]
             part = x.take(rows)
-            variance = self.alone.variance(part) + self.alone.noise(part.model)
-            mixed = np.flatnonzero(part.tenants > 1)
+            lone = part.tenants <= 1
+            variance = self.alone.variance(part) + lone * self.alone.noise(part.model)
+            mixed = np.flatnonzero(~lone)
             if len(mixed):
                 these = part.take(mixed)
                 pairs = self._pairs(these)
@@ -206,7 +220,7 @@ class IgprofFitted:
     @property
     def noise(self) -> float:
         """Variance of ln of one measured mean, of a co-located cell."""
-        typical = float(np.median(self.training.noise)) if len(self.training.noise) else 0.0
+        typical = float(np.median(self._mixed.noise)) if len(self._mixed.noise) else 0.0
         return self.correction.kernel.noise + typical
 
     def _pairs(self, x: Points) -> together.Pairs:
@@ -217,7 +231,7 @@ class IgprofFitted:
     def _few(self) -> _Few:
         """A part of the co-located training that is small enough to ask for every row."""
         mixed = self._mixed
-        rows = _some_cells(mixed.x, _SCALE_ROWS, seed=0)
+        rows = _some_cells(mixed, _SCALE_PAIRS, seed=0)
         if len(rows) == len(mixed.log_ms):
             return _Few(mixed, self.correction)
         part = Training(mixed.x.take(rows), mixed.log_ms[rows], mixed.noise[rows])
@@ -305,7 +319,10 @@ class IgprofModel:
     def fit(self, data: Observations, seed: int, start: Fitted | None = None) -> IgprofFitted:
         """See ``model.LatencyModel``; ``start`` gives the processes' log parameters."""
         before = start if isinstance(start, IgprofFitted) else None
-        if before is not None and before.physics.estimate.models.keys() != set(data.models):
+        if before is not None and (
+            before.without != self.without
+            or before.physics.estimate.models.keys() != set(data.models)
+        ):
             before = None
         physics = _SOLO.fit(data, seed)
         traits = find_traits(data)
@@ -316,10 +333,11 @@ class IgprofModel:
         training = everything.part(
             _whole_cells(data.points, ~(derived & (data.points.tenants > 1)))
         )
+        training, notes = _bounded(training, seed)
         alone = _fit_alone(physics, training, thetas, "alone" in self.without)
         contention = _fit_contention(data, traits, alone, derived, self.without)
         kernel = None if before is None else before.correction.kernel
-        notes = () if (data.points.tenants > 1).any() else (_ALONE_ONLY,)
+        notes += () if (data.points.tenants > 1).any() else (_ALONE_ONLY,)
         return _assemble(
             alone, traits, contention, training, kernel, None, self.without, notes, seed
         )
@@ -340,9 +358,9 @@ class IgprofModel:
             raise BadInput("extra.fitted.alone does not fit the models", hint=_AGAIN)
         traits = extra.traits.load(tuple(coefficients.models))
         without = frozenset(extra.without)
+        if not without <= set(TERMS):
+            raise BadInput("extra.fitted.without names a term that is not there", hint=_AGAIN)
         training = Training(x, np.array(rows.log_ms), np.array(rows.noise))
-        thetas = [None if t is None else np.array(t) for t in extra.alone]
-        alone = _fit_alone(physics, training, thetas, "alone" in without)
         missing = [name for name in NAMES if name not in coefficients.shared]
         if missing:
             raise BadInput(f"'shared' lacks the parameter '{missing[0]}'", hint=_AGAIN)
@@ -354,7 +372,13 @@ class IgprofModel:
             raise BadInput("extra.fitted.kernel does not fit the features", hint=_AGAIN)
         kernel = Kernel(np.array(extra.kernel), n_features)
         scale = Scale(np.array(extra.feature_mean), np.array(extra.feature_spread))
-        return _assemble(alone, traits, contention, training, kernel, scale, without, (), 0)
+        thetas = [None if t is None else np.array(t) for t in extra.alone]
+        try:
+            with np.errstate(all="raise", under="ignore"):
+                alone = _fit_alone(physics, training, thetas, "alone" in without)
+                return _assemble(alone, traits, contention, training, kernel, scale, without, (), 0)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError):
+            raise BadInput("extra.fitted has numbers that no fit has", hint=_AGAIN) from None
 
 
 _ALONE_ONLY = (
@@ -376,7 +400,7 @@ def _theta(process: Any) -> FloatArray | None:
 
 
 def _points(rows: _Rows) -> Points:
-    cell = np.array(rows.cell, dtype=np.int64)
+    _, cell = np.unique(np.array(rows.cell, dtype=np.int64), return_inverse=True)
     return Points(
         np.array(rows.model, dtype=np.int64),
         np.array(rows.batch),
@@ -384,7 +408,7 @@ def _points(rows: _Rows) -> Points:
         np.array(rows.scale),
         np.array(rows.instances),
         cell,
-        np.bincount(cell)[cell].astype(np.float64) if len(cell) else np.zeros(0),
+        np.bincount(cell)[cell].astype(np.float64),
     )
 
 
@@ -475,7 +499,7 @@ def _assemble(
     shared = alone.covariance(x, x)
     n_features = len(scale.mean)
     if kernel is None or kernel.n_features != n_features:
-        rows = _some_cells(x, _LIKELIHOOD_ROWS, seed)
+        rows = _some_cells(mixed, _LIKELIHOOD_PAIRS, seed)
         kernel = together.likely_kernel(
             together.renumbered(pairs, rows),
             left[rows],
@@ -488,23 +512,39 @@ def _assemble(
     return IgprofFitted(alone, traits, contention, scale, correction, training, without, notes)
 
 
-def _some_cells(x: Points, most: int, seed: int) -> Any:
-    """Rows of whole cells, at most about ``most``, drawn evenly from each mix of models."""
-    if len(x) <= most:
+def _bounded(training: Training, seed: int) -> tuple[Training, tuple[str, ...]]:
+    """Not more co-located cells than can be fitted to, and a note if some were left out."""
+    mixed = np.flatnonzero(training.x.tenants > 1)
+    rows = mixed[_some_cells(training.part(training.x.tenants > 1), _MOST_PAIRS, seed)]
+    if len(rows) == len(mixed):
+        return training, ()
+    kept = training.x.tenants == 1
+    kept[rows] = True
+    note = f"the correction is of {len(rows)} of {len(mixed)} co-located rows, drawn evenly"
+    return training.part(kept), (note,)
+
+
+def _some_cells(training: Training, most: int, seed: int) -> IntArray:
+    """Rows of whole cells with about ``most`` pairs, drawn evenly from each mix of models.
+
+    In whatever order the cells and their rows are.
+    """
+    x = training.x
+    _, cell, size = np.unique(x.cell, return_inverse=True, return_counts=True)
+    pairs = size * (size - 1)
+    if pairs.sum() <= most:
         return np.arange(len(x))
-    rng = np.random.default_rng(seed)
-    cells = np.unique(x.cell)
-    total = np.bincount(x.cell, (x.model + 1.0) ** 3)[cells]
-    order = rng.permutation(len(cells))
+    mix = np.bincount(cell, (x.model + 1.0) ** 3)
+    order = np.argsort(np.bincount(cell, training.log_ms), kind="stable")
+    order = order[np.random.default_rng(seed).permutation(len(order))]
     # rank of each cell within its mix: the first of every mix, then the second, ...
-    ranks = np.empty(len(cells))
-    for mix in np.unique(total):
-        mine = order[total[order] == mix]
+    ranks = np.empty(len(size))
+    for value in np.unique(mix):
+        mine = order[mix[order] == value]
         ranks[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
-    size = np.bincount(x.cell)[cells]
-    chosen = np.argsort(ranks, kind="stable")
-    kept = chosen[np.cumsum(size[chosen]) <= most]
-    return np.flatnonzero(np.isin(x.cell, cells[kept]))
+    chosen = order[np.argsort(ranks[order], kind="stable")]
+    kept = chosen[np.cumsum(pairs[chosen]) <= most]
+    return np.flatnonzero(np.isin(cell, kept))
 
 
 def _cell_starts(cell: Any, most: int) -> list[slice]:

@@ -195,7 +195,15 @@ class Kernel:
 
     def rows(self, a: Pairs, b: Pairs, n_a: int, n_b: int) -> FloatArray:
         """Covariance of rows: summed over their pairs, (n_a, n_b)."""
-        return _sum_rows(_sum_rows(self.between(a, b), a.row, n_a).T, b.row, n_b).T
+        found = np.zeros((n_a, n_b))
+        # a part of the pairs at a time: cells of many tenants have far more pairs than rows
+        size = max(_NUMBERS // max(len(b), 1), 1)
+        for start in range(0, len(a), size):
+            part = a.take(np.arange(start, min(start + size, len(a))))
+            low, high = int(part.row[0]), int(part.row[-1]) + 1
+            block = _sum_rows(self.between(part, b), part.row - low, high - low)
+            found[low:high] += _sum_rows(block.T, b.row, n_b).T
+        return found
 
 
 def _counted(size: IntArray) -> IntArray:
@@ -209,7 +217,9 @@ def _sum_rows(values: FloatArray, row: IntArray, count: int) -> FloatArray:
     if len(row) == count and (row == np.arange(count)).all():
         return values
     result = np.zeros((count, *values.shape[1:]))
-    np.add.at(result, row, values)
+    if len(row):
+        present, first = np.unique(row, return_index=True)
+        result[present] = np.add.reduceat(values, first, axis=0)
     return result
 
 
@@ -296,16 +306,19 @@ class Correction:
     def __len__(self) -> int:
         return len(self.weights)
 
-    def mean(self, a: Pairs, n_rows: int) -> FloatArray:
+    def mean(self, a: Pairs, most: FloatArray) -> FloatArray:
         """Sum of the posterior mean of h over each row's pairs, (n_rows,).
 
         Without the part that the shared error of the latencies alone carries over.
+
+        Args:
+            a: the pairs of the rows.
+            most: (n_rows,), >= 0; what each neighbour may take back of its row's ln slowdown.
         """
-        result = np.zeros(n_rows)
         if len(self) == 0 or len(a) == 0:
-            return result
-        np.add.at(result, a.row, self._of_pairs(a))
-        return result
+            return np.zeros(len(most))
+        found = np.maximum(self._of_pairs(a), -most[a.row])
+        return np.asarray(np.bincount(a.row, found, len(most)))
 
     def _of_pairs(self, a: Pairs) -> FloatArray:
         kernel, b = self.kernel, self.pairs
@@ -333,6 +346,9 @@ class Correction:
         n, v = kernel.n_features, kernel.variances()
         own, of_own = different(np.concatenate([a.features[:, :n], a.place[:, :2]], axis=1))
         other, of_other = different(np.concatenate([a.features[:, n:], a.place[:, 2:]], axis=1))
+        if (len(own) + len(other)) * len(b) > _NUMBERS and len(a) > 1:
+            halves = np.array_split(np.arange(len(a)), 2)
+            return np.concatenate([self._factored(a.take(half), beta, same) for half in halves])
         lengths, rough = kernel.lengths, kernel.pair_lengths
         left = v[3] * beta * squared_exponential(own[:, :n], b.features[:, :n], lengths[:n])
         right = squared_exponential(other[:, :n], b.features[:, n:], lengths[n:])
@@ -344,8 +360,9 @@ class Correction:
         if len(own) * len(other) <= 8 * len(a) + 1000:
             return np.asarray((left @ right.T)[of_own, of_other])
         found = np.empty(len(a))
-        for start in range(0, len(a), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        size = max(_NUMBERS // left.shape[1], 1)
+        for start in range(0, len(a), size):
+            part = slice(start, start + size)
             found[part] = np.einsum("ij,ij->i", left[of_own[part]], right[of_other[part]])
         return found
 
@@ -357,7 +374,8 @@ class Correction:
         return np.asarray(solve_triangular(self.cholesky, cross.T, lower=True).T)
 
 
-_CHUNK = 20_000
+_NUMBERS = 10_000_000
+"""Of a temporary array, at most about so many."""
 
 
 def different(table: FloatArray) -> tuple[FloatArray, IntArray]:
