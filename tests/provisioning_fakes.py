@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from igniter_prof.fitting.quick import Speed
 from igniter_prof.provisioning.interface import Predictor, RequestLatency
 from igniter_prof.provisioning.operating import Evaluator, Setting
 from igniter_prof.provisioning.problem import share_grid
@@ -82,6 +83,13 @@ class FakePredictor:
             throughput_rps=1000 * batch / latency_ms,
             cv=0.05,
         )
+
+    def speeds(self, tenants: Sequence[Tenant], *, interval: bool = False) -> list[Speed]:
+        (cell,) = self.predict([tenants])
+        return [
+            Speed(p.latency_ms, p.latency_high_ms if interval else None, p.throughput_rps, p.cv)
+            for p in cell
+        ]
 
     def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> np.ndarray:
         return np.array(

@@ -146,6 +146,11 @@ def effective_share(tenant: Tenant, device: Device) -> float:
     return 1.0
 
 
+def unknown_model(name: str, known: Mapping[str, int]) -> BadInput:
+    """What to raise for a model that is not among those profiled."""
+    return BadInput(f"the model '{name}' was not profiled", hint=did_you_mean(name, known))
+
+
 def arrange(cells: Sequence[Sequence[Tenant]], index: Mapping[str, int], device: Device) -> Points:
     """Cells as arrays, rows in the order of the cells and of their tenants.
 
@@ -157,10 +162,7 @@ def arrange(cells: Sequence[Sequence[Tenant]], index: Mapping[str, int], device:
         for tenant in cell:
             model = index.get(tenant.model)
             if model is None:
-                raise BadInput(
-                    f"the model '{tenant.model}' was not profiled",
-                    hint=did_you_mean(tenant.model, index),
-                )
+                raise unknown_model(tenant.model, index)
             rows.append(
                 (
                     model,

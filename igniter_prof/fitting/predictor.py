@@ -12,7 +12,14 @@ from pydantic import Field
 
 from igniter_prof.files import parse
 from igniter_prof.fitting.latency_models import latency_model
-from igniter_prof.fitting.points import FloatArray, Points, arrange
+from igniter_prof.fitting.points import (
+    FloatArray,
+    Points,
+    arrange,
+    effective_share,
+    unknown_model,
+)
+from igniter_prof.fitting.quick import AnswersQuickly, Configuration, Speed
 from igniter_prof.fitting.resources import load_resources
 from igniter_prof.records import Coefficients, Finite, Prediction, Record, Tenant
 
@@ -65,6 +72,8 @@ class Predictor:
         self.resources = load_resources(coefficients.extra, self.models)
         extra = parse(coefficients.extra, _Extra, "coefficients, extra")
         self._cv = np.array([extra.cv.get(m, 0.0) for m in self.models])
+        self._cvs: list[float] = self._cv.tolist()
+        self._quick = self.fitted.quick if isinstance(self.fitted, AnswersQuickly) else None
         self._solo, self._together = extra.interval.solo, extra.interval.colocated
         self._met = np.zeros((len(self.models), len(self.models)), dtype=bool)
         for first, second in extra.measured_together:
@@ -105,6 +114,54 @@ class Predictor:
         )
         return [[next(flat) for _ in cell] for cell in cells]
 
+    def speeds(self, tenants: Sequence[Tenant], *, interval: bool = False) -> list[Speed]:
+        """What ``predict`` says of the speed of one cell's tenants, in a fraction of the time.
+
+        With ``interval`` the upper end of the interval, too.
+
+        Raises:
+            BadInput: a model that the coefficients do not know.
+        """
+        own = [self._configuration(tenant) for tenant in tenants]
+        x = self.points([tenants]) if interval or self._quick is None else None
+        if self._quick is not None:
+            latency, overlapped = [], []
+            for index, each in enumerate(own):
+                beside = own[:index] + own[index + 1 :]
+                latency.append(float(self._quick.service_ms(each, beside)[-1]))
+                overlapped.append(self._quick.overlapped_ms(each, latency[-1]))
+        else:
+            assert x is not None
+            latency = self.fitted.latency_ms(x).tolist()
+            overlapped = self.fitted.overlapped_ms(x).tolist()
+        high: list[float] = self._stretch(x) if interval and x is not None else []
+        return [
+            Speed(
+                latency_ms=value,
+                latency_high_ms=value * high[row] if interval else None,
+                throughput_rps=each.batch / (value - overlapped[row]) * 1000.0,
+                cv=self._cvs[each.model],
+            )
+            for row, (each, value) in enumerate(zip(own, latency, strict=True))
+        ]
+
+    def _stretch(self, x: Points) -> list[float]:
+        """Upper end of the interval over the prediction, of each row."""
+        _, high = self._interval(x)
+        return np.exp(high).tolist()  # type: ignore[no-any-return]
+
+    def _configuration(self, tenant: Tenant) -> Configuration:
+        model = self._index.get(tenant.model)
+        if model is None:
+            raise unknown_model(tenant.model, self._index)
+        return Configuration(
+            model,
+            tenant.batch_size,
+            effective_share(tenant, self.coefficients.device),
+            tenant.input_scale,
+            tenant.instances,
+        )
+
     def points(self, cells: Sequence[Sequence[Tenant]]) -> Points:
         """Cells as arrays, for ``fitted``. Raises BadInput: an unknown model."""
         return arrange(cells, self._index, self.coefficients.device)
@@ -112,8 +169,13 @@ class Predictor:
     def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> FloatArray:
         """Mean latency of executed batches of 1, 2, … ``tenant.batch_size``, shape (batch_size,).
 
-        The neighbours are taken to be loaded all the time with their own full batches.
+        The neighbours are taken to be loaded all the time with their own full batches. Not to be
+        written to.
         """
+        if self._quick is not None:
+            return self._quick.service_ms(
+                self._configuration(tenant), [self._configuration(each) for each in neighbours]
+            )
         sizes = np.arange(1, tenant.batch_size + 1, dtype=np.float64)
         x = self.points([[tenant, *neighbours]]).repeated(len(sizes))
         own = np.arange(0, len(x), 1 + len(neighbours))

@@ -8,14 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from igniter_prof.fitting.quick import Speed
 from igniter_prof.records import Prediction, Tenant
 
 
 class Predictor(Protocol):
     """A fitted latency model.
 
-    The planner relies on this: a larger own share never makes a tenant slower, and one more
-    neighbour, or a larger share of a neighbour, never makes it faster.
+    The planner's proofs rest on this: one more neighbour, or a larger share of a neighbour, never
+    makes a tenant faster. Where a model breaks it (``docs/planning.md`` says how far each does), a
+    plan with fewer devices may be overlooked; every plan is judged as it is in the end.
     """
 
     @property
@@ -25,6 +27,13 @@ class Predictor(Protocol):
 
     def predict(self, cells: Sequence[Sequence[Tenant]]) -> list[list[Prediction]]:
         """One prediction a tenant, for each cell: the tenants of one device."""
+        ...
+
+    def speeds(self, tenants: Sequence[Tenant], *, interval: bool = False) -> Sequence[Speed]:
+        """What ``predict`` says of the speed of one cell's tenants, but fast.
+
+        ``interval``: with the upper end of the interval.
+        """
         ...
 
     def service_ms(

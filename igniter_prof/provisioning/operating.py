@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from igniter_prof.fitting.quick import Speed
 from igniter_prof.provisioning.interface import Estimate, Predictor, RequestLatency
 from igniter_prof.provisioning.rules import Rule
 from igniter_prof.records import PredictedTenant, Prediction, Tenant, Workload
@@ -87,30 +88,30 @@ class Evaluator:
 
     def sustained(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
-    ) -> tuple[list[bool], list[Prediction]]:
+    ) -> tuple[list[bool], Sequence[Speed]]:
         """Whether each tenant keeps up with its rate: cheap, as it needs no queue."""
-        predictions = self.predict(workloads, settings)
+        speeds = self._speeds(workloads, settings)
         judged = [
-            self._judge(workload, setting, prediction, math.inf).sustained
-            for workload, setting, prediction in zip(workloads, settings, predictions, strict=True)
+            self._judge(workload, setting, speed, math.inf).sustained
+            for workload, setting, speed in zip(workloads, settings, speeds, strict=True)
         ]
-        return judged, predictions
+        return judged, speeds
 
     def judge(self, workloads: Sequence[Workload], settings: Sequence[Setting]) -> list[Judgement]:
         """How each tenant stands against the rule."""
         judged = []
-        predictions = self.predict(workloads, settings)
+        speeds = self._speeds(workloads, settings)
         for index, (workload, setting) in enumerate(zip(workloads, settings, strict=True)):
-            prediction = predictions[index]
+            speed = speeds[index]
             latency_ms: float | None
             if self.rule.queueing:
-                service_ms = self._service_ms(index, workloads, settings, prediction)
+                service_ms = self._service_ms(index, workloads, settings, speed)
                 wanted = (workload.percentile,)
-                estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
+                estimate = self._queue(workload, setting, service_ms, speed.cv, wanted)
                 latency_ms = _quantile(estimate, workload.percentile)
             else:
-                latency_ms = self._batch_ms(prediction)
-            judged.append(self._judge(workload, setting, prediction, latency_ms))
+                latency_ms = self._batch_ms(speed)
+            judged.append(self._judge(workload, setting, speed, latency_ms))
         return judged
 
     def holds(
@@ -118,20 +119,20 @@ class Evaluator:
         index: int,
         workloads: Sequence[Workload],
         settings: Sequence[Setting],
-        prediction: Prediction,
+        speed: Speed,
     ) -> bool:
-        """Whether the rule holds for one tenant, whose full-batch prediction is given.
+        """Whether the rule holds for one tenant, whose full-batch speed is given.
 
         Answers from what is known where it can: service times that are nowhere shorter than ones
         that failed fail too, and nowhere longer than ones that passed pass too.
         """
         workload, setting = workloads[index], settings[index]
-        if not self._judge(workload, setting, prediction, 0.0).holds:
+        if not self._judge(workload, setting, speed, 0.0).holds:
             return False
         if not self.rule.queueing:
-            mean_ms = self._batch_ms(prediction)
-            return self._judge(workload, setting, prediction, mean_ms).holds
-        service_ms = self._service_ms(index, workloads, settings, prediction)
+            mean_ms = self._batch_ms(speed)
+            return self._judge(workload, setting, speed, mean_ms).holds
+        service_ms = self._service_ms(index, workloads, settings, speed)
         key = (
             workload.model,
             workload.rate_rps,
@@ -142,13 +143,13 @@ class Evaluator:
             setting.queue_delay_us,
         )
         staircase = self._staircases.setdefault(key, _Staircase())
-        point = np.append(service_ms, prediction.cv)
+        point = np.append(service_ms, speed.cv)
         known = staircase.known(point)
         if known is not None:
             return known
-        estimate = self._queue(workload, setting, service_ms, prediction.cv, (workload.percentile,))
+        estimate = self._queue(workload, setting, service_ms, speed.cv, (workload.percentile,))
         latency_ms = _quantile(estimate, workload.percentile)
-        verdict = self._judge(workload, setting, prediction, latency_ms).holds
+        verdict = self._judge(workload, setting, speed, latency_ms).holds
         staircase.learn(point, verdict)
         return verdict
 
@@ -183,32 +184,41 @@ class Evaluator:
         self,
         workload: Workload,
         setting: Setting,
-        prediction: Prediction,
+        speed: Speed,
         latency_ms: float | None,
     ) -> Judgement:
-        slower = self._batch_ms(prediction) / prediction.latency_ms
+        slower = self._batch_ms(speed) / speed.latency_ms
         return Judgement(
             latency_ms=latency_ms,
             limit_ms=self.rule.limit_ms(workload),
-            utilisation=workload.rate_rps * slower / prediction.throughput_rps,
+            utilisation=workload.rate_rps * slower / speed.throughput_rps,
             max_utilisation=self.rule.max_utilisation,
             batch_allowed=self.rule.allows_batch(workload, setting.batch_size),
         )
 
-    def _batch_ms(self, prediction: Prediction) -> float:
-        return prediction.latency_high_ms if self.rule.interval else prediction.latency_ms
+    def _batch_ms(self, speed: Speed) -> float:
+        if not self.rule.interval:
+            return speed.latency_ms
+        assert speed.latency_high_ms is not None  # asked for by _speeds
+        return speed.latency_high_ms
+
+    def _speeds(
+        self, workloads: Sequence[Workload], settings: Sequence[Setting]
+    ) -> Sequence[Speed]:
+        tenants = _tenants(workloads, settings)
+        return self.predictor.speeds(tenants, interval=self.rule.interval)
 
     def _service_ms(
         self,
         index: int,
         workloads: Sequence[Workload],
         settings: Sequence[Setting],
-        prediction: Prediction,
+        speed: Speed,
     ) -> Floats:
         """Latency of executed batches of 1 to the batch size, (b,), ms, with the rule's margin."""
         tenants = _tenants(workloads, settings)
         own = tenants.pop(index)
-        slower = self._batch_ms(prediction) / prediction.latency_ms
+        slower = self._batch_ms(speed) / speed.latency_ms
         return self.predictor.service_ms(own, tenants) * slower
 
     def _queue(

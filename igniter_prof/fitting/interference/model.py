@@ -24,6 +24,7 @@ from igniter_prof.fitting.interference.contention import (
     contention_of,
     fit_contention,
 )
+from igniter_prof.fitting.interference.single import SingleCells
 from igniter_prof.fitting.interference.together import Correction, Kernel, Scale
 from igniter_prof.fitting.interference.traits import Traits, TraitsDocument, find_traits
 from igniter_prof.fitting.model import Document, Fitted
@@ -172,11 +173,25 @@ class IgprofFitted:
 
     def overlapped_ms(self, x: Points) -> FloatArray:
         """See ``model.Fitted``."""
+        return np.minimum(self._loading_ms(x), 0.9 * self.latency_ms(x))
+
+    def _loading_ms(self, x: Points) -> FloatArray:
         known = self.traits.transfer_ms(x)
         fitted = equations.transfer(self.physics.terms, x)
         transfer = np.where(np.isfinite(known), known, fitted)
-        loading = self.physics.load_fraction[x.model] * transfer
-        return np.minimum(loading, 0.9 * self.latency_ms(x))
+        return np.asarray(self.physics.load_fraction[x.model] * transfer)
+
+    @cached_property
+    def quick(self) -> SingleCells:
+        """See ``quick.AnswersQuickly``."""
+        return SingleCells(
+            self.traits,
+            self.contention,
+            self.scale,
+            self.correction,
+            self._alone,
+            self._loading_ms,
+        )
 
     def log_scale(self, x: Points) -> FloatArray:
         """See ``model.Fitted``: the posterior standard deviation, of a measured mean."""
