@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -33,8 +34,9 @@ class LeastShares:
     """Finds least shares; remembers them for every set of configured tenants it met.
 
     With batch sizes fixed, "raise the share of whoever misses" climbs to the one least vector of
-    shares, since more of an own share never hurts and more of a neighbour's never helps (Knaster
-    and Tarski). A set of tenants needs at least what its subsets need, so the climb starts there.
+    shares, since more of a neighbour's share never helps (Knaster and Tarski); that more of an own
+    share never hurts is not taken for granted. A set of tenants needs at least what its subsets
+    need, so the climb starts there.
     """
 
     def __init__(self, problem: Problem, evaluator: Evaluator) -> None:
@@ -117,7 +119,7 @@ class LeastShares:
             for index, _ in items
         ]
         if len(items) == 1:
-            return self._bisect(items[0], ladders[0])
+            return self._lowest(items[0], ladders[0])
         shares = self._start(items)
         if shares is None:
             return None
@@ -147,17 +149,21 @@ class LeastShares:
             if not self.evaluator.holds(index, workloads, settings, prediction)
         ]
 
-    def _bisect(self, item: Item, ladder: tuple[float, ...]) -> tuple[float, ...] | None:
-        """The least share of one tenant alone."""
+    def _lowest(self, item: Item, ladder: tuple[float, ...]) -> tuple[float, ...] | None:
+        """The least share of one tenant alone.
+
+        A bisection, and then all shares below what it found (all there are, if it found none): a
+        model that bends to what was measured may be slower at a larger share. They cost little, as
+        the evaluator answers from what the bisection asked.
+        """
         workload = self.problem.classes[item[0]].sample
-        low, high = 0, len(ladder)
-        while low < high:
-            middle = (low + high) // 2
-            if self._missing([workload], [Setting(item[1], ladder[middle])]):
-                low = middle + 1
-            else:
-                high = middle
-        return (ladder[low],) if low < len(ladder) else None
+
+        def holds(position: int) -> bool:
+            return not self._missing([workload], [Setting(item[1], ladder[position])])
+
+        found = bisect.bisect_left(range(len(ladder)), True, key=holds)
+        lowest = next((position for position in range(found) if holds(position)), found)
+        return (ladder[lowest],) if lowest < len(ladder) else None
 
     def _start(self, items: tuple[Item, ...]) -> list[float] | None:
         """Where the climb starts: what the subsets with one tenant less need."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from igniter_prof.fitting.fitter import fit
 from igniter_prof.fitting.predictor import Predictor
 from igniter_prof.provisioning import check_plan, plan
-from igniter_prof.records import Plan, Workload
+from igniter_prof.records import Plan, Tenant, Workload
+from tests.provisioning_fakes import FakePredictor, fake_request_latency
 from tests.unit.interference_cells import GPU, alone_cells, measure, mixed_cells
 
 WORKLOADS = (
@@ -48,3 +51,29 @@ def test_a_margin_never_needs_fewer_devices(predictor: Predictor) -> None:
     plain, safe = (planned(predictor, rule) for rule in ("half-mean", "half-mean+interval"))
     assert plain.optimal
     assert len(plain.devices) <= len(safe.devices)
+
+
+class SlowAtLargeShares(FakePredictor):
+    """Four times as slow with over 60% of the device: what bends to measurements may be so."""
+
+    def _latency_ms(self, tenant: Tenant, batch: int, neighbours: Iterable[Tenant]) -> float:
+        slower = 4.0 if (tenant.share_pct or 100) > 60 else 1.0
+        return slower * super()._latency_ms(tenant, batch, neighbours)
+
+
+def test_a_share_that_does_is_found_where_larger_ones_do_not() -> None:
+    predictor = SlowAtLargeShares()
+    # alone with a batch of 1: 1.3 ms over the share
+    workload = Workload(name="w", model="middle", rate_rps=10, slo_ms=2 * 1.3 / 0.45)
+    made = plan(
+        predictor,
+        [workload, workload.model_copy(update={"name": "v"})],
+        coefficients_hash=None,
+        workloads_hash=None,
+        device_type=None,
+        latency_rule="half-mean",
+        request_latency=fake_request_latency,
+        batch_sizes={"middle": [1]},
+    )
+    assert check_plan(made, predictor, request_latency=fake_request_latency) == []
+    assert all(45 <= t.share_pct <= 60 for device in made.devices for t in device.tenants)
