@@ -68,7 +68,7 @@ class _Rows(Record):
     scale: tuple[Positive, ...]
     instances: tuple[Positive, ...]
     cell: tuple[_Index, ...]
-    log_ms: tuple[Finite, ...]
+    log_ms: tuple[Annotated[float, Field(ge=-50, le=50)], ...]
     noise: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
 
 
@@ -367,10 +367,12 @@ class IgprofModel:
         x = _points(rows)
         if len(x) and int(x.model.max()) >= n_models:
             raise BadInput("extra.fitted.rows names a model that is not there", hint=_AGAIN)
-        if len(extra.alone) != n_models or any(
-            theta is not None and len(theta) != len(ALONE_NAMES) for theta in extra.alone
-        ):
+        equations_only = "alone" in extra.without
+        wanted = 0 if equations_only else len(ALONE_NAMES)
+        if [len(theta or ()) for theta in extra.alone] != [wanted] * n_models:
             raise BadInput("extra.fitted.alone does not fit the models", hint=_AGAIN)
+        if set(x.model[x.tenants == 1].tolist()) != set(range(n_models)):
+            raise BadInput("extra.fitted.rows lacks a model alone", hint=_AGAIN)
         traits = extra.traits.load(tuple(coefficients.models))
         without = frozenset(extra.without)
         if not without <= set(TERMS):
@@ -390,7 +392,7 @@ class IgprofModel:
         thetas = [None if t is None else np.array(t) for t in extra.alone]
         try:
             with np.errstate(all="raise", under="ignore"):
-                alone = _fit_alone(physics, training, thetas, "alone" in without)
+                alone = _fit_alone(physics, training, thetas, equations_only)
                 return _assemble(alone, traits, contention, training, kernel, scale, without, (), 0)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError):
             raise BadInput("extra.fitted has numbers that no fit has", hint=_AGAIN) from None
