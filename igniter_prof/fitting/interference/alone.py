@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -26,7 +27,7 @@ from igniter_prof.fitting.physics.model import PhysicsFitted
 from igniter_prof.fitting.points import FloatArray, IntArray, Points
 
 _PRIORS = {
-    "smooth": (0.03**2, 1.5),
+    "smooth": (0.02**2, 1.0),
     "batch": (1.0, 0.7),
     "share": (0.7, 0.7),
     "scale": (0.7, 0.7),
@@ -36,9 +37,13 @@ _PRIORS = {
 }
 """Typical value, and spread of the logarithm: variances of ln latency, length scales of ln."""
 
+_SURE_OF_NOISE = 0.2
+"""Spread of the logarithm of a noise that is known."""
+
 NAMES = tuple(_PRIORS)
 _COORDINATES = slice(1, 5)
 _SMOOTH, _POINT, _NOISE = 0, 5, 6
+_SHARE = 1
 
 
 def coordinates(x: Points) -> FloatArray:
@@ -92,7 +97,11 @@ def _covariance(theta: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def fit_process(
-    at: FloatArray, left: FloatArray, noise: FloatArray, theta: FloatArray | None
+    at: FloatArray,
+    left: FloatArray,
+    noise: FloatArray,
+    theta: FloatArray | None,
+    mean_noise: float | None = None,
 ) -> AloneProcess:
     """Fit one model.
 
@@ -101,9 +110,13 @@ def fit_process(
         left: (n,) ln of measured over equations.
         noise: (n,) known variances of ``left``.
         theta: log parameters; None: the most likely ones.
+        mean_noise: variance of ln of a measured mean, where it is known otherwise.
     """
     if theta is None:
-        theta = most_likely(_evidence(at), left, noise, Prior.of(list(_PRIORS.values())))
+        priors = dict(_PRIORS)
+        if mean_noise is not None:
+            priors["noise"] = (mean_noise, _SURE_OF_NOISE)
+        theta = most_likely(_evidence(at), left, noise, Prior.of(list(priors.values())))
     k = _covariance(theta, at, at) + np.diag(noise + np.exp(theta[_NOISE]) + JITTER)
     factor = cho_factor(k, lower=True)
     return AloneProcess(at, theta, cho_solve(factor, left), cho_solve(factor, np.eye(len(at))))
@@ -130,6 +143,41 @@ def _evidence(at: FloatArray) -> Covariance:
     return covariance
 
 
+Place = tuple[float, ...]
+"""ln of batch, scale and instances."""
+
+
+def _rest(at: FloatArray) -> tuple[list[Place], IntArray]:
+    """The different coordinates but for the share, rounded, and which of them each row has."""
+    others, which = np.unique(np.round(at[:, [0, 2, 3]], 9), axis=0, return_inverse=True)
+    return [tuple(place) for place in others.tolist()], np.ravel(which)
+
+
+def _between(
+    share: FloatArray, found: FloatArray, shares: FloatArray, level: FloatArray
+) -> FloatArray:
+    """``found`` (n,) held between the levels of the nearest measured shares on either side."""
+    above = np.searchsorted(shares, share - 1e-9, side="left")
+    below = np.searchsorted(shares, share + 1e-9, side="right") - 1
+    low = np.where(above < len(shares), level[np.minimum(above, len(shares) - 1)], -np.inf)
+    high = np.where(below >= 0, level[np.maximum(below, 0)], np.inf)
+    return np.asarray(np.maximum(np.minimum(found, high), low))
+
+
+def _points(model: int, at: FloatArray) -> Points:
+    values = np.exp(at)
+    n = len(at)
+    return Points(
+        model=np.full(n, model),
+        batch=values[:, 0],
+        share=values[:, 1],
+        scale=values[:, 2],
+        instances=values[:, 3],
+        cell=np.arange(n),
+        tenants=np.ones(n),
+    )
+
+
 @dataclass(frozen=True)
 class Alone:
     """What is known of the models alone."""
@@ -139,8 +187,47 @@ class Alone:
     """One a model; None: the equations only."""
 
     def log_ms(self, x: Points) -> FloatArray:
-        """ln of the latency alone, ms, (n_rows,)."""
+        """ln of the latency alone, ms, (n_rows,).
+
+        A smooth curve need not pass between points that do not lie on it, so shares between
+        measured ones are held between what these take: more share is never slower.
+        """
+        found = self._smooth_log_ms(x)
+        at = coordinates(x)
+        for model, steps in enumerate(self._steps):
+            mine = np.flatnonzero(x.model == model)
+            key, which = _rest(at[mine])
+            for number, place in enumerate(key):
+                known = steps.get(place)
+                if known is not None:
+                    rows = mine[which == number]
+                    found[rows] = _between(at[rows, _SHARE], found[rows], *known)
+        return found
+
+    def _smooth_log_ms(self, x: Points) -> FloatArray:
         return np.asarray(np.log(self.physics.latency_ms(x)) + self.correction(x))
+
+    @cached_property
+    def _steps(self) -> list[dict[Place, tuple[FloatArray, FloatArray]]]:
+        """Of each model: for its batch sizes, scales, instances the shares alone and ln ms there.
+
+        Shares (ln) ascend; latencies never do: where measured ones did, by noise, they are levelled
+        from the right.
+        """
+        tables: list[dict[Place, tuple[FloatArray, FloatArray]]] = []
+        for model, process in enumerate(self.processes):
+            table: dict[Place, tuple[FloatArray, FloatArray]] = {}
+            if process is not None:
+                at = np.unique(process.at, axis=0)
+                level = self._smooth_log_ms(_points(model, at))
+                key, which = _rest(at)
+                for number, place in enumerate(key):
+                    rows = np.flatnonzero(which == number)
+                    rows = rows[np.argsort(at[rows, _SHARE])]
+                    falling = np.maximum.accumulate(level[rows][::-1])[::-1]
+                    table[place] = (at[rows, _SHARE], falling)
+            tables.append(table)
+        return tables
 
     def correction(self, x: Points) -> FloatArray:
         """What the processes add to ln of the equations, (n_rows,)."""

@@ -6,7 +6,7 @@ ln t = ln t_alone + ln slowdown by physics + correction; docs/model.md has the e
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -38,6 +38,7 @@ from igniter_prof.fitting.points import (
     Observations,
     Points,
 )
+from igniter_prof.fitting.power import each_alone
 from igniter_prof.records import Coefficients, Finite, Positive, Record, TenantMeasurement
 
 TERMS = ("contention", "transfer", "scheduling", "clock", "alone", *together.TERMS)
@@ -53,6 +54,9 @@ _SCALE_PAIRS = 500
 """At most about so many pairs of co-located rows tell how sure a prediction is."""
 _MOST_PAIRS = 5_000
 """At most about so many pairs of co-located rows are fitted to: time grows with their cube."""
+_ROUNDS = 2
+_TELLS_NOISE = 20
+"""Co-located rows from which on they tell the noise of a measured mean."""
 _CHUNK = 2_000
 
 
@@ -189,6 +193,8 @@ class IgprofFitted:
             self.contention,
             self.scale,
             self.correction,
+            self.alone,
+            lambda: (self._few.training.x, self._few.correction),
             self._alone,
             self._loading_ms,
         )
@@ -339,7 +345,6 @@ class IgprofModel:
             or before.physics.estimate.models.keys() != set(data.models)
         ):
             before = None
-        physics = _SOLO.fit(data, seed)
         traits = find_traits(data)
         derived = np.array([is_derived(t) for t in data.tenant], dtype=bool)
         noise = (1.0 / data.weight**2 - 1.0) * MODEL_ERROR**2 + derived * _DERIVED_ERROR**2
@@ -349,13 +354,23 @@ class IgprofModel:
             _whole_cells(data.points, ~(derived & (data.points.tenants > 1)))
         )
         training, notes = _bounded(training, seed)
-        alone = _fit_alone(physics, training, thetas, "alone" in self.without)
-        contention = _fit_contention(data, traits, alone, derived, self.without)
         kernel = None if before is None else before.correction.kernel
         notes += () if (data.points.tenants > 1).any() else (_ALONE_ONLY,)
-        return _assemble(
-            alone, traits, contention, training, kernel, None, self.without, notes, seed
-        )
+        fitted, noise_alone = None, None
+        for _ in range(_ROUNDS):
+            # what co-located cells say of the latencies alone, once it is known what they cost
+            physics = _SOLO.fit(data if fitted is None else _undone(data, fitted), seed)
+            alone = _fit_alone(physics, training, thetas, noise_alone, "alone" in self.without)
+            contention = _fit_contention(data, traits, alone, derived, self.without)
+            fitted = _assemble(
+                alone, traits, contention, training, kernel, None, self.without, notes, seed
+            )
+            if int((training.x.tenants > 1).sum()) < _TELLS_NOISE:
+                break
+            # a mean is a mean: cells alone, seldom repeated, do not tell their noise themselves
+            noise_alone = fitted.correction.kernel.noise
+        assert fitted is not None
+        return fitted
 
     def load(self, coefficients: Coefficients) -> IgprofFitted:
         """See ``model.LatencyModel``."""
@@ -392,7 +407,7 @@ class IgprofModel:
         thetas = [None if t is None else np.array(t) for t in extra.alone]
         try:
             with np.errstate(all="raise", under="ignore"):
-                alone = _fit_alone(physics, training, thetas, equations_only)
+                alone = _fit_alone(physics, training, thetas, None, equations_only)
                 return _assemble(alone, traits, contention, training, kernel, scale, without, (), 0)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError):
             raise BadInput("extra.fitted has numbers that no fit has", hint=_AGAIN) from None
@@ -439,9 +454,14 @@ def _fit_alone(
     physics: PhysicsFitted,
     training: Training,
     thetas: list[FloatArray | None] | None,
+    noise: float | None,
     equations_only: bool,
 ) -> Alone:
-    """The processes of the models alone; ``thetas``: their log parameters, None: to be found."""
+    """The processes of the models alone.
+
+    ``thetas``: their log parameters, None: to be found; ``noise``: variance of a mean, None: not
+    known otherwise.
+    """
     n_models = len(physics.load_fraction)
     if equations_only:
         return Alone(physics, (None,) * n_models)
@@ -452,8 +472,15 @@ def _fit_alone(
     for model in range(n_models):
         mine = solo.x.model == model
         theta = None if thetas is None else thetas[model]
-        processes.append(fit_process(at[mine], left[mine], solo.noise[mine], theta))
+        processes.append(fit_process(at[mine], left[mine], solo.noise[mine], theta, noise))
     return Alone(physics, tuple(processes))
+
+
+def _undone(data: Observations, fitted: IgprofFitted) -> Observations:
+    """Every row as if it were alone: its latency without what its neighbours are said to cost."""
+    x = data.points
+    _, slowdown, _ = fitted._parts(x)
+    return replace(data, points=each_alone(x), latency_ms=data.latency_ms / np.exp(slowdown))
 
 
 def _fit_contention(
