@@ -35,6 +35,8 @@ _NEVER_BESIDE_ANY = 0.25
 """The same for a model that was only measured alone: its slowdown is a guess."""
 
 
+_NO_EDGE = (1e-300, 1e300)
+
 Interval = tuple[Finite, Finite]
 
 
@@ -72,6 +74,12 @@ class Predictor:
         self.resources = load_resources(coefficients.extra, self.models)
         extra = parse(coefficients.extra, _Extra, "coefficients, extra")
         self._cv = np.array([extra.cv.get(m, 0.0) for m in self.models])
+        self._edges = {
+            quantity: np.array(
+                [coefficients.region.get(m, {}).get(quantity, _NO_EDGE) for m in self.models]
+            ).reshape(-1, 2)
+            for quantity in self.points([]).quantities()
+        }
         self._cvs: list[float] = self._cv.tolist()
         self._quick = self.fitted.quick if isinstance(self.fitted, AnswersQuickly) else None
         self._solo, self._together = extra.interval.solo, extra.interval.colocated
@@ -134,7 +142,13 @@ class Predictor:
             assert x is not None
             latency = self.fitted.latency_ms(x).tolist()
             overlapped = self.fitted.overlapped_ms(x).tolist()
-        high: list[float] = self._stretch(x) if interval and x is not None else []
+        high: list[float] = []
+        if interval and x is not None:
+            scale = None
+            if self._quick is not None:
+                beside_of = (own[:index] + own[index + 1 :] for index in range(len(own)))
+                scale = np.array(list(map(self._quick.log_scale, own, beside_of)))
+            high = np.exp(self._interval(x, scale)[1]).tolist()
         return [
             Speed(
                 latency_ms=value,
@@ -144,11 +158,6 @@ class Predictor:
             )
             for row, (each, value) in enumerate(zip(own, latency, strict=True))
         ]
-
-    def _stretch(self, x: Points) -> list[float]:
-        """Upper end of the interval over the prediction, of each row."""
-        _, high = self._interval(x)
-        return np.exp(high).tolist()  # type: ignore[no-any-return]
 
     def _configuration(self, tenant: Tenant) -> Configuration:
         model = self._index.get(tenant.model)
@@ -216,14 +225,19 @@ class Predictor:
         numbers = sorted(set(x.cell[suspect].tolist()))
         return list(dict.fromkeys(w for number in numbers for w in self.outside(cells[number])))
 
-    def _interval(self, x: Points) -> tuple[FloatArray, FloatArray]:
-        """Logarithms of the interval's ends over the prediction, each (n_rows,)."""
+    def _interval(
+        self, x: Points, scale: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logarithms of the interval's ends over the prediction, each (n_rows,).
+
+        ``scale``: the latency model's ``log_scale``, where it is already known.
+        """
         solo = x.tenants == 1
         strange = np.zeros(len(x))
         if not self._knows_strangers:
             guess = np.where(self._met.any(axis=1), _NEVER_TOGETHER, _NEVER_BESIDE_ANY)
             strange = guess[x.model] * self._strangers(x)
-        scale = self.fitted.log_scale(x)
+        scale = self.fitted.log_scale(x) if scale is None else scale
         low = np.where(solo, self._solo[0], self._together[0]) * scale
         low = low - _OUTSIDE * self._beyond(x) - strange
         # what was measured alone bounds what is said of co-located cells, too
@@ -238,10 +252,8 @@ class Predictor:
         than were profiled: the interval's upper end may not rise with them.
         """
         total = np.zeros(len(x))
-        edges = self.coefficients.region
         for quantity, values in x.quantities().items():
-            table = np.array([edges.get(m, {}).get(quantity, (1e-300, 1e300)) for m in self.models])
-            low, high = table[x.model, 0], table[x.model, 1]
+            low, high = self._edges[quantity][x.model].T
             if not (only_worse and quantity == "tenants"):
                 total += np.log(np.maximum(low / values, 1.0))
             if not (only_worse and quantity == "share_pct"):

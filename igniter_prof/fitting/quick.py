@@ -37,6 +37,10 @@ class Quick(Protocol):
         """Latency of executed batches of 1, 2, … ``own.batch`` beside full batches, (batch,)."""
         ...
 
+    def log_scale(self, own: Configuration, beside: Sequence[Configuration]) -> float:
+        """As ``Fitted.log_scale``, of a full batch."""
+        ...
+
     def overlapped_ms(self, own: Configuration, latency_ms: float) -> float:
         """As ``Fitted.overlapped_ms``, of a full batch of that latency."""
         ...

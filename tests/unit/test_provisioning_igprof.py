@@ -54,10 +54,10 @@ def test_a_margin_never_needs_fewer_devices(predictor: Predictor) -> None:
 
 
 class SlowAtLargeShares(FakePredictor):
-    """Four times as slow with over 60% of the device: what bends to measurements may be so."""
+    """Four times as slow with over 50% of the device: what bends to measurements may be so."""
 
     def _latency_ms(self, tenant: Tenant, batch: int, neighbours: Iterable[Tenant]) -> float:
-        slower = 4.0 if (tenant.share_pct or 100) > 60 else 1.0
+        slower = 4.0 if (tenant.share_pct or 100) > 50 else 1.0
         return slower * super()._latency_ms(tenant, batch, neighbours)
 
 
@@ -76,4 +76,4 @@ def test_a_share_that_does_is_found_where_larger_ones_do_not() -> None:
         batch_sizes={"middle": [1]},
     )
     assert check_plan(made, predictor, request_latency=fake_request_latency) == []
-    assert all(45 <= t.share_pct <= 60 for device in made.devices for t in device.tenants)
+    assert all(45 <= t.share_pct <= 50 for device in made.devices for t in device.tenants)

@@ -14,9 +14,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from igniter_prof.fitting.interference.alone import Alone
 from igniter_prof.fitting.interference.contention import TERMS, Contention
 from igniter_prof.fitting.interference.gaussian import matern, squared_exponential
-from igniter_prof.fitting.interference.together import Correction, Scale
+from igniter_prof.fitting.interference.together import Correction, Pairs, Scale
 from igniter_prof.fitting.interference.traits import Traits
 from igniter_prof.fitting.points import FloatArray, IntArray, Points
 from igniter_prof.fitting.power import each_alone
@@ -25,7 +26,8 @@ from igniter_prof.fitting.quick import Configuration
 _LADDERS = 2_000
 _PAIRS = 200_000
 _CELLS = 100_000
-"""How many are kept: together some 200 MB at most, with batches of 32."""
+_SURE = 20_000
+"""How many are kept: together some 300 MB at most, with batches of 32."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class SingleCells:
         contention: the physics.
         scale: of the features.
         correction: the process.
+        processes: of latencies alone.
+        few: observations that tell how sure a prediction is, and the process given them.
         alone: latency alone in ms, and ln of what co-located cells add to it.
         overlapped: ms of each row that overlap, before any limit.
     """
@@ -74,6 +78,8 @@ class SingleCells:
         contention: Contention,
         scale: Scale,
         correction: Correction,
+        processes: Alone,
+        few: Callable[[], tuple[Points, Correction]],
         alone: Callable[[Points], tuple[FloatArray, FloatArray]],
         overlapped: Callable[[Points], FloatArray],
     ) -> None:
@@ -85,11 +91,15 @@ class SingleCells:
         self._observed = correction.pairs
         self._beta = correction.weights[correction.pairs.row]
         self._power = None if "clock" in contention.without else traits.power
+        self._processes, self._few = processes, few
         # caches of the object: they go with it
         self._ladder = lru_cache(maxsize=_LADDERS)(self._make_ladder)
         self._rough = lru_cache(maxsize=_LADDERS)(self._make_rough)
         self._h = lru_cache(maxsize=_PAIRS)(self._make_h)
         self._service_ms = lru_cache(maxsize=_CELLS)(self._make_service_ms)
+        self._log_scale = lru_cache(maxsize=_CELLS)(self._make_log_scale)
+        self._sure_alone = lru_cache(maxsize=_LADDERS)(self._make_sure_alone)
+        self._sure = lru_cache(maxsize=_SURE)(self._make_sure)
 
     def service_ms(self, own: Configuration, beside: Sequence[Configuration]) -> FloatArray:
         """See ``Quick``; not to be written to."""
@@ -99,6 +109,10 @@ class SingleCells:
     def overlapped_ms(self, own: Configuration, latency_ms: float) -> float:
         """See ``Quick``."""
         return min(self._ladder(own).overlapped_ms, 0.9 * latency_ms)
+
+    def log_scale(self, own: Configuration, beside: Sequence[Configuration]) -> float:
+        """See ``Quick``."""
+        return self._log_scale(own, tuple(sorted(beside)))
 
     def _make_service_ms(self, own: Configuration, beside: tuple[Configuration, ...]) -> FloatArray:
         mine = self._ladder(own)
@@ -195,3 +209,54 @@ class SingleCells:
         rough = self._rough(own, other.model, True) @ self._rough(other, own.model, False)
         smooth = mine.smooth_own @ theirs.smooth_other
         return np.asarray(mine.as_own + theirs.as_other + smooth + rough)
+
+    def _make_log_scale(self, own: Configuration, beside: tuple[Configuration, ...]) -> float:
+        """See ``IgprofFitted.log_scale``."""
+        variance, covered = self._sure_alone(own)
+        if not beside:
+            variance += float(self._processes.noise(np.array([own.model]))[0])
+        else:
+            pairs = self._pairs(own, beside)
+            variance += float(self._kernel.diagonal(pairs, 1)[0]) + self._kernel.noise
+            total = covered + sum(self._sure(own, other) for other in beside)
+            variance -= float(total @ total)
+        return float(np.sqrt(max(variance, 1e-8)))
+
+    def _pairs(self, own: Configuration, beside: Sequence[Configuration]) -> Pairs:
+        mine, theirs = self._ladder(own), [self._ladder(other) for other in beside]
+        n = len(beside)
+        return Pairs(
+            np.zeros(n, dtype=np.int64),
+            np.full(n, own.model),
+            np.array([other.model for other in beside]),
+            np.array([np.concatenate([mine.z[-1], each.z[-1]]) for each in theirs]),
+            np.array([np.concatenate([mine.place[-1], each.place[-1]]) for each in theirs]),
+        )
+
+    def _make_sure_alone(self, own: Configuration) -> tuple[float, FloatArray]:
+        """Variance of a latency alone, and what the few observations explain of it beside others.
+
+        The latter as ``Correction.covered`` has it, (n_few,).
+        """
+        x = Points(
+            np.array([own.model]),
+            np.array([float(own.batch)]),
+            np.array([own.share]),
+            np.array([own.scale]),
+            np.array([float(own.instances)]),
+            np.zeros(1, dtype=np.int64),
+            np.ones(1),
+        )
+        seen, known = self._few()
+        variance = float(self._processes.variance(x)[0])
+        if not len(known):
+            return variance, np.zeros(0)
+        return variance, known.covered(self._processes.covariance(x, seen))[0]
+
+    def _make_sure(self, own: Configuration, other: Configuration) -> FloatArray:
+        """What the few observations explain of h, (n_few,), as ``_make_sure_alone``."""
+        _, known = self._few()
+        if not len(known):
+            return np.zeros(0)
+        cross = self._kernel.rows(self._pairs(own, (other,)), known.pairs, 1, len(known))
+        return np.asarray(known.covered(cross)[0])
