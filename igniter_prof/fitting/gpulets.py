@@ -130,9 +130,11 @@ class GpuletsFitted:
         """See ``model.Fitted``."""
         return np.asarray(sum(self.explain(x).values(), np.zeros(len(x))))
 
-    def overlapped_ms(self, x: Points) -> FloatArray:
+    def overlapped_ms(self, x: Points, latency_ms: FloatArray) -> FloatArray:
         """See ``model.Fitted``."""
-        return np.asarray(self.alone.physics.overlapped_ms(x) * self.alone.correction(x))
+        return np.asarray(
+            self.alone.physics.overlapped_ms(x, latency_ms) * self.alone.correction(x)
+        )
 
     def log_scale(self, x: Points) -> FloatArray:
         """See ``model.Fitted``."""

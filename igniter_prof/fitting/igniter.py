@@ -92,7 +92,7 @@ class LightweightFitted:
         """See ``model.Fitted``."""
         return np.asarray(sum(self.explain(x).values(), np.zeros(len(x))))
 
-    def overlapped_ms(self, x: Points) -> FloatArray:
+    def overlapped_ms(self, x: Points, latency_ms: FloatArray) -> FloatArray:
         """See ``model.Fitted``: loading."""
         return np.asarray(
             self.terms["input_bytes"][x.model] * x.batch / self.device["bytes_per_ms"]

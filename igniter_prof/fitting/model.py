@@ -30,8 +30,11 @@ class Fitted(Protocol):
         """Mean latency of a batch, alone in flight, beside the row's neighbours: (n_rows,)."""
         ...
 
-    def overlapped_ms(self, x: Points) -> FloatArray:
-        """The part of it in which the device can already work on the next batch: (n_rows,)."""
+    def overlapped_ms(self, x: Points, latency_ms: FloatArray) -> FloatArray:
+        """The part of ``latency_ms`` in which the device can already work on the next batch.
+
+        All (n_rows,); ``latency_ms`` is what that method said of the same rows.
+        """
         ...
 
     def log_scale(self, x: Points) -> FloatArray:

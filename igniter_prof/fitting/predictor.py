@@ -98,7 +98,7 @@ class Predictor:
         x = self.points(cells)
         latency = self.fitted.latency_ms(x)
         low, high = self._interval(x)
-        throughput = x.batch / (latency - self.fitted.overlapped_ms(x)) * 1000.0
+        throughput = x.batch / (latency - self.fitted.overlapped_ms(x, latency)) * 1000.0
         rows = zip(
             latency.tolist(),
             (latency * np.exp(low)).tolist(),
@@ -140,8 +140,8 @@ class Predictor:
                 overlapped.append(self._quick.overlapped_ms(each, latency[-1]))
         else:
             assert x is not None
-            latency = self.fitted.latency_ms(x).tolist()
-            overlapped = self.fitted.overlapped_ms(x).tolist()
+            found = self.fitted.latency_ms(x)
+            latency, overlapped = found.tolist(), self.fitted.overlapped_ms(x, found).tolist()
         high: list[float] = []
         if interval and x is not None:
             scale = None

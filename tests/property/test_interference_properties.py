@@ -57,7 +57,7 @@ def test_cells_of_any_kind_have_a_latency_and_neighbours_never_help(cell: list[T
     scale = found.log_scale(x)
     assert ((scale > 0) & np.isfinite(scale)).all()
     assert sum(found.explain(x).values()) == pytest.approx(ms[-1], rel=1e-9)
-    overlapped = found.overlapped_ms(x)
+    overlapped = found.overlapped_ms(x, found.latency_ms(x))
     assert ((overlapped >= 0) & (overlapped < ms[-1])).all()
 
 

@@ -282,7 +282,7 @@ def test_latency_stays_positive_and_finite_where_the_equations_do_not() -> None:
     for each in (bent, fitted):
         latency = each.latency_ms(x)
         assert np.isfinite(latency).all()
-        assert (latency > each.overlapped_ms(x)).all()
+        assert (latency > each.overlapped_ms(x, each.latency_ms(x))).all()
     # forty tenants would take the line of the clock below zero
     frequency = fitted.explain(model.points([crowd]))["frequency"]
     rest = fitted.latency_ms(model.points([crowd])) - frequency

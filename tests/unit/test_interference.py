@@ -434,7 +434,9 @@ def test_what_is_read_back_predicts_the_same(fitted: IgprofFitted) -> None:
     assert again.latency_ms(x) == pytest.approx(fitted.latency_ms(x), rel=1e-9)
     assert again.log_scale(x) == pytest.approx(fitted.log_scale(x), rel=1e-7)
     assert again.covariance(x) == pytest.approx(fitted.covariance(x), abs=1e-11)
-    assert again.overlapped_ms(x) == pytest.approx(fitted.overlapped_ms(x), rel=1e-9)
+    assert again.overlapped_ms(x, again.latency_ms(x)) == pytest.approx(
+        fitted.overlapped_ms(x, fitted.latency_ms(x)), rel=1e-9
+    )
     assert again.document().extra["rows"]["log_ms"] == fitted.document().extra["rows"]["log_ms"]
 
 
@@ -447,7 +449,11 @@ def test_cells_may_have_any_number(fitted: IgprofFitted) -> None:
 
 def test_nothing_asked_nothing_answered(fitted: IgprofFitted) -> None:
     x = points([])
-    for found in (fitted.latency_ms(x), fitted.log_scale(x), fitted.overlapped_ms(x)):
+    for found in (
+        fitted.latency_ms(x),
+        fitted.log_scale(x),
+        fitted.overlapped_ms(x, fitted.latency_ms(x)),
+    ):
         assert found.shape == (0,)
     assert fitted.covariance(x).shape == (0, 0)
     assert all(term.shape == (0,) for term in fitted.explain(x).values())
@@ -544,7 +550,7 @@ def test_zero_bytes_and_a_model_without_counters() -> None:
         found = MODEL.fit(observed(changed), 0)
         x = points(mixed_cells(30, 3))
         assert np.isfinite(found.latency_ms(x)).all()
-        assert np.isfinite(found.overlapped_ms(x)).all()
+        assert np.isfinite(found.overlapped_ms(x, found.latency_ms(x))).all()
         assert MODEL.load(coefficients(found)).latency_ms(x) == pytest.approx(found.latency_ms(x))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from igniter_prof.errors import BadInput
 from igniter_prof.fitting.acprof.forms import AXES, Form, forms_of
@@ -49,6 +48,8 @@ class Choice:
 
 def fit_form(form: Form, task: Task) -> Fitted:
     """Least squares on relative errors, robust against outliers; the best of several starts."""
+    from scipy.optimize import least_squares
+
     target = np.log(task.cost)
     low, high = form.bounds()
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from igniter_prof.fitting.interference.gaussian import (
     JITTER,
@@ -44,6 +43,7 @@ NAMES = tuple(_PRIORS)
 _COORDINATES = slice(1, 5)
 _SMOOTH, _POINT, _NOISE = 0, 5, 6
 _SHARE = 1
+_CHUNK = 10_000
 
 
 def coordinates(x: Points) -> FloatArray:
@@ -91,9 +91,16 @@ class AloneProcess:
 
 
 def _covariance(theta: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
-    smooth = squared_exponential(a, b, np.exp(theta[_COORDINATES]))
-    same = np.abs(a[:, None, :] - b[None, :, :]).max(axis=2, initial=0.0) < 1e-9
-    return np.asarray(np.exp(theta[_SMOOTH]) * smooth + np.exp(theta[_POINT]) * same)
+    k = np.exp(theta[_SMOOTH]) * squared_exponential(a, b, np.exp(theta[_COORDINATES]))
+    # most points have no like in the other set: looked up, not compared one with one
+    place: dict[tuple[float, ...], list[int]] = {}
+    for column, row in enumerate(np.round(b, 9).tolist()):
+        place.setdefault(tuple(row), []).append(column)
+    for number, row in enumerate(np.round(a, 9).tolist()):
+        like = place.get(tuple(row))
+        if like is not None:
+            k[number, like] += np.exp(theta[_POINT])
+    return np.asarray(k)
 
 
 def fit_process(
@@ -118,8 +125,9 @@ def fit_process(
             priors["noise"] = (mean_noise, _SURE_OF_NOISE)
         theta = most_likely(_evidence(at), left, noise, Prior.of(list(priors.values())))
     k = _covariance(theta, at, at) + np.diag(noise + np.exp(theta[_NOISE]) + JITTER)
-    factor = cho_factor(k, lower=True)
-    return AloneProcess(at, theta, cho_solve(factor, left), cho_solve(factor, np.eye(len(at))))
+    np.linalg.cholesky(k)  # raises LinAlgError for what is no covariance
+    inverse = np.asarray(np.linalg.inv(k), dtype=np.float64)
+    return AloneProcess(at, theta, inverse @ left, inverse)
 
 
 def _evidence(at: FloatArray) -> Covariance:
@@ -245,6 +253,23 @@ class Alone:
             mine, theirs = np.flatnonzero(x.model == model), np.flatnonzero(y.model == model)
             if process is not None and len(mine) and len(theirs):
                 found[np.ix_(mine, theirs)] = process.posterior(at_x[mine], at_y[theirs])
+        return found
+
+    def carried(self, x: Points, others: Points, weights: FloatArray) -> FloatArray:
+        """``covariance(x, others) @ weights``, (n_rows of x,), without that matrix."""
+        found = np.zeros(len(x))
+        at_x, at_others = coordinates(x), coordinates(others)
+        for model, process in enumerate(self.processes):
+            mine, theirs = np.flatnonzero(x.model == model), others.model == model
+            if process is None or not len(mine) or not theirs.any():
+                continue
+            places, which = np.unique(at_others[theirs], axis=0, return_inverse=True)
+            total = np.bincount(np.ravel(which), weights[theirs], len(places))
+            known = process.inverse @ (process.covariance(process.at, places) @ total)
+            for start in range(0, len(mine), _CHUNK):
+                rows = mine[start : start + _CHUNK]
+                found[rows] = process.covariance(at_x[rows], places) @ total
+                found[rows] -= process.covariance(at_x[rows], process.at) @ known
         return found
 
     def noise(self, model: IntArray) -> FloatArray:

@@ -50,7 +50,7 @@ _DERIVED_ERROR = 0.01
 """Relative error of a latency that was put together from a GPU profiler's times."""
 _LIKELIHOOD_PAIRS = 300
 """At most about so many pairs of co-located rows choose the kernel's parameters."""
-_SCALE_PAIRS = 500
+_SCALE_PAIRS = 300
 """At most about so many pairs of co-located rows tell how sure a prediction is."""
 _MOST_PAIRS = 5_000
 """At most about so many pairs of co-located rows are fitted to: time grows with their cube."""
@@ -162,12 +162,7 @@ class IgprofFitted:
             tenants=np.ones(n),
         )
         alone_ms = np.exp(self.alone.log_ms(points))
-        carried = np.zeros(n)
-        if len(self.correction):
-            for start in range(0, n, _CHUNK):
-                part = points.take(np.arange(start, min(start + _CHUNK, n)))
-                shared = self.alone.covariance(part, self._mixed.x)
-                carried[start : start + _CHUNK] = shared @ self.correction.weights
+        carried = self.alone.carried(points, self._mixed.x, self.correction.weights)
         return alone_ms[which], carried[which]
 
     @cached_property
@@ -175,9 +170,9 @@ class IgprofFitted:
         """The co-located part of the training."""
         return self.training.part(self.training.x.tenants > 1)
 
-    def overlapped_ms(self, x: Points) -> FloatArray:
+    def overlapped_ms(self, x: Points, latency_ms: FloatArray) -> FloatArray:
         """See ``model.Fitted``."""
-        return np.minimum(self._loading_ms(x), 0.9 * self.latency_ms(x))
+        return np.minimum(self._loading_ms(x), 0.9 * latency_ms)
 
     def _loading_ms(self, x: Points) -> FloatArray:
         known = self.traits.transfer_ms(x)
@@ -245,7 +240,7 @@ class IgprofFitted:
         return self.correction.kernel.noise + typical
 
     def _pairs(self, x: Points) -> together.Pairs:
-        alone_ms, _ = self._alone(x)
+        alone_ms = np.exp(self.alone.log_ms(x))
         return together.pairs_of(x, self.traits.features(x, alone_ms), self.scale)
 
     @cached_property

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from igniter_prof.fitting.interference.gaussian import (
     JITTER,
@@ -366,12 +366,17 @@ class Correction:
             found[part] = np.einsum("ij,ij->i", left[of_own[part]], right[of_other[part]])
         return found
 
+    @cached_property
+    def _root(self) -> FloatArray:
+        """Inverse of the covariance's lower triangular factor."""
+        return np.asarray(np.linalg.inv(self.cholesky))
+
     def covered(self, cross: FloatArray) -> FloatArray:
         """Of a covariance (n, n_rows) with the observations: what they explain, as a root.
 
         The posterior covariance of two sets is their prior one less the product of these.
         """
-        return np.asarray(solve_triangular(self.cholesky, cross.T, lower=True).T)
+        return np.asarray(cross @ self._root.T)
 
 
 _NUMBERS = 10_000_000
@@ -407,9 +412,9 @@ def condition(
     k[np.diag_indices(n)] += noise + kernel.noise + JITTER
     if n == 0:
         return Correction(kernel, pairs, np.zeros(0), k)
-    factor = cho_factor(k, lower=True)
-    weights = cho_solve(factor, left)
-    return Correction(kernel, pairs, weights, np.tril(factor[0]))
+    cholesky = np.asarray(np.linalg.cholesky(k), dtype=np.float64)
+    weights = np.asarray(np.linalg.solve(k, left), dtype=np.float64)
+    return Correction(kernel, pairs, weights, cholesky)
 
 
 def renumbered(pairs: Pairs, rows: IntArray) -> Pairs:

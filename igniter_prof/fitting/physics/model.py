@@ -35,7 +35,7 @@ class PhysicsFitted:
         """See ``model.Fitted``."""
         return equations.cell_latency(self.terms, x)
 
-    def overlapped_ms(self, x: Points) -> FloatArray:
+    def overlapped_ms(self, x: Points, latency_ms: FloatArray) -> FloatArray:
         """See ``model.Fitted``."""
         return np.asarray(self.load_fraction[x.model] * equations.transfer(self.terms, x))
 
