@@ -58,9 +58,11 @@ class _Extra(Record, extra="ignore"):
 class Predictor:
     """A fitted latency model.
 
-    A larger own share never makes a tenant slower; one more neighbour, or a larger share or batch
-    of a neighbour, never makes it faster (the fit's bounds see to it). The same holds for the upper
-    end of the interval.
+    How monotone it is (a larger own share never slower; one more neighbour, or a larger share or
+    batch of one, never faster) is its latency model's matter: ``none`` is, and ``igniter`` where
+    its coefficients are not below 0; ``igprof`` is in the number of neighbours, else up to parts of
+    a percent; ``gpulets`` is not in neighbours. docs/planning.md says what a plan makes of it. The
+    interval's width may bend a little more.
     """
 
     def __init__(self, coefficients: Coefficients) -> None:
