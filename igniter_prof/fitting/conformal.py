@@ -20,6 +20,8 @@ from igniter_prof.fitting.points import MODEL_ERROR, BoolArray, FloatArray, IntA
 _ENOUGH = 19
 """Fewest scores of which a 90% interval with both its ends is made."""
 
+_LEAST_END = 1e-6
+
 Interval = tuple[float, float]
 
 
@@ -81,6 +83,15 @@ def interval(scores: FloatArray, least: float = MODEL_ERROR, least_high: float =
         outside_below = max(n - inside - outside_above, 0)
         low, high = min(float(np.sort(scores)[outside_below]), 0.0), least_high
     return low, high
+
+
+def factor(scores: FloatArray, ends: Interval) -> float:
+    """What ``ends`` must be multiplied by, at least 1, to hold 90% of other scores, (n,)."""
+    if not len(scores):
+        return 1.0
+    low, high = min(ends[0], -_LEAST_END), max(ends[1], _LEAST_END)
+    needed = np.sort(np.maximum(scores / high, scores / low))
+    return max(1.0, float(needed[min(int(np.ceil((len(scores) + 1) * COVERAGE)), len(scores)) - 1]))
 
 
 @dataclass(frozen=True)

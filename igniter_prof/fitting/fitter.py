@@ -24,6 +24,9 @@ from igniter_prof.fitting.points import (
 from igniter_prof.fitting.resources import fit_resources
 from igniter_prof.records import Coefficients, Device, FitReport, IgniterProfile, Measurement
 
+_FEW_SETS, _MOST_SETS = 3, 6
+"""Sets of co-located models from which on some are left out, and how many at most."""
+_USUAL_STRANGERS = 1.5
 _UNTESTED = 0.1
 """Least half-width of an interval (relative) where no cell could be held out."""
 
@@ -81,6 +84,7 @@ def fit(
     )
     notes += told
     intervals = _intervals(data, crossed, full)
+    strangers = _stranger_factor(data, chosen, full, intervals, seed, tell)
     besides = fit_resources(data, full, crossed.predicted_ms, seed)
     report = _report(data, split, crossed, intervals, seed).model_copy(update=besides.errors)
     if validation_s > 0:
@@ -118,13 +122,42 @@ def fit(
         extra={
             "fitted": final.extra,
             "cv": _spread(data),
-            "interval": {"solo": intervals.solo, "colocated": intervals.colocated},
+            "interval": {
+                "solo": intervals.solo,
+                "colocated": intervals.colocated,
+                "strangers": strangers,
+            },
             "measured_together": together,
             "notes": [*notes, *final.notes],
             **besides.resources.extra(),
         },
         report=report,
     )
+
+
+def _stranger_factor(
+    data: Observations,
+    model: LatencyModel,
+    full: Fitted,
+    intervals: Intervals,
+    seed: int,
+    tell: Callable[[str], None],
+) -> float:
+    """How much wider intervals of models must be that were never measured together, >= 1.
+
+    From sets of models left out in turn: what the model's own scale of such rows lacks. 1 for a
+    model that has none, a usual value where there are too few sets to leave one out.
+    """
+    if not model.knows_strangers:
+        return 1.0
+    parts = validation.parts_by_mix(data)
+    if len(parts) < _FEW_SETS:
+        return _USUAL_STRANGERS
+    chosen = np.random.default_rng(seed).permutation(len(parts))[:_MOST_SETS]
+    unseen, _ = validation.refit(
+        data, model, [parts[i] for i in sorted(chosen.tolist())], seed, start=full, tell=tell
+    )
+    return conformal.factor(validation.held_scores(data, unseen).score, intervals.colocated)
 
 
 @dataclass(frozen=True)

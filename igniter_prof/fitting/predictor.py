@@ -45,6 +45,7 @@ class _Intervals(Record, extra="ignore"):
 
     solo: Interval = (-0.5, 0.5)
     colocated: Interval = (-0.5, 0.5)
+    strangers: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
 
 
 class _Extra(Record, extra="ignore"):
@@ -85,6 +86,7 @@ class Predictor:
         self._cvs: list[float] = self._cv.tolist()
         self._quick = self.fitted.quick if isinstance(self.fitted, AnswersQuickly) else None
         self._solo, self._together = extra.interval.solo, extra.interval.colocated
+        self._stranger_factor = extra.interval.strangers
         self._met = np.zeros((len(self.models), len(self.models)), dtype=bool)
         for first, second in extra.measured_together:
             if first in self._index and second in self._index:
@@ -235,11 +237,13 @@ class Predictor:
         ``scale``: the latency model's ``log_scale``, where it is already known.
         """
         solo = x.tenants == 1
-        strange = np.zeros(len(x))
-        if not self._knows_strangers:
+        strange, wider = np.zeros(len(x)), np.ones(len(x))
+        if self._knows_strangers:
+            wider = np.where(self._strangers(x) > 0, self._stranger_factor, 1.0)
+        else:
             guess = np.where(self._met.any(axis=1), _NEVER_TOGETHER, _NEVER_BESIDE_ANY)
             strange = guess[x.model] * self._strangers(x)
-        scale = self.fitted.log_scale(x) if scale is None else scale
+        scale = wider * (self.fitted.log_scale(x) if scale is None else scale)
         low = np.where(solo, self._solo[0], self._together[0]) * scale
         low = low - _OUTSIDE * self._beyond(x) - strange
         # what was measured alone bounds what is said of co-located cells, too
