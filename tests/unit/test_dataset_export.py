@@ -113,7 +113,9 @@ def test_what_cannot_be_exported_lists_what_can(tmp_path: Path, profile: Path) -
     result = run("export", profile, "--to", "xml", "--out", tmp_path / "out")
     assert isinstance(result.exception, BadInput)
     assert "is a profile, which cannot be exported to 'xml'" in str(result.exception)
-    assert "csv, parquet, acprof for a profile; igniter for a plan" in str(result.exception)
+    assert "csv, parquet, acprof, igniter for a profile; igniter for a plan" in str(
+        result.exception
+    )
     (tmp_path / "plan.json").write_text('{"strategy": "best-fit", "devices": []}')
     result = run("export", tmp_path / "plan.json", "--to", "csv", "--out", tmp_path / "out")
     assert isinstance(result.exception, BadInput)

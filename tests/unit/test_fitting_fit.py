@@ -9,7 +9,7 @@ from igniter_prof.errors import BadInput
 from igniter_prof.fitting import fit, predictor
 from igniter_prof.fitting.holdout import hold_out
 from igniter_prof.fitting.points import observe
-from igniter_prof.records import Coefficients, Load, Measurement, Tenant
+from igniter_prof.records import Coefficients, Load, Measurement, Prediction, Tenant
 from tests.unit.fitting_cells import (
     BATCH_EXPONENT,
     CPU,
@@ -33,18 +33,26 @@ def profile() -> list[Measurement]:
 
 
 @pytest.fixture(scope="module")
-def coefficients(profile: list[Measurement]) -> Coefficients:
-    return fitted(profile)
+def equations(profile: list[Measurement]) -> Coefficients:
+    """Of the model whose equations the truth has; `igprof`'s own are in test_interference.py."""
+    return fitted(profile, model="igniter")
 
 
-def test_known_coefficients_are_recovered_within_their_errors(coefficients: Coefficients) -> None:
+@pytest.fixture(scope="module", params=["igprof", "igniter"])
+def coefficients(
+    request: pytest.FixtureRequest, profile: list[Measurement], equations: Coefficients
+) -> Coefficients:
+    return equations if request.param == "igniter" else fitted(profile)
+
+
+def test_known_coefficients_are_recovered_within_their_errors(equations: Coefficients) -> None:
     scores = []
     # α and c are known up to one factor, which sets the geometric mean of c to 1
     scale = np.prod([p["cache_util"] for p in TRUTH.values()]) ** (1 / len(TRUTH))
     assert scale == pytest.approx(1.0)
     for model, truth in TRUTH.items():
         for term, value in truth.items():
-            parameter = coefficients.models[model][term]
+            parameter = equations.models[model][term]
             if parameter.std_error is None:  # the bound holds it: it must be small beside the rest
                 assert parameter.value <= 1e-3
                 continue
@@ -53,7 +61,7 @@ def test_known_coefficients_are_recovered_within_their_errors(coefficients: Coef
         ("cache_util_share_exponent", SHARE_EXPONENT),
         ("cache_util_batch_exponent", BATCH_EXPONENT),
     ):
-        parameter = coefficients.shared[term]
+        parameter = equations.shared[term]
         assert parameter.std_error is not None
         scores.append((parameter.value - value) / parameter.std_error)
     assert len(scores) >= 25
@@ -89,7 +97,7 @@ def test_the_report_never_saw_the_holdout(
         else m
         for m in profile
     ]
-    again = fitted(spoilt).report
+    again = fitted(spoilt, model=coefficients.model).report
     assert again is not None
     assert [r["predicted_ms"] for r in again.residuals] == [
         r["predicted_ms"] for r in report.residuals
@@ -201,12 +209,28 @@ def test_one_pair_gives_each_its_own_sensitivity() -> None:
 
 def test_models_measured_only_alone_get_the_mean_interference_and_a_note() -> None:
     cells = [*solo_cells(), *pair_cells(models=("small", "middle"))]
-    coefficients = fitted(measure_truth(cells, noise=0.001))
+    coefficients = fitted(measure_truth(cells, noise=0.001), model="igniter")
     alpha = {m: p["alpha_cache"].value for m, p in coefficients.models.items()}
     assert alpha["large"] == pytest.approx((alpha["small"] + alpha["middle"]) / 2)
     assert alpha["large"] > 0
     assert coefficients.models["large"]["alpha_cache"].std_error is None
     assert any("measured only alone" in n and "large" in n for n in coefficients.extra["notes"])
+
+
+def test_models_measured_only_alone_are_slowed_as_others_are_and_less_certain() -> None:
+    pairs = pair_cells(models=("small", "middle"))
+    model = predictor(fitted(measure_truth([*solo_cells(), *pairs], noise=0.001)))
+    large, small, middle = (
+        Tenant(model=m, batch_size=4, share_pct=50) for m in ("large", "small", "middle")
+    )
+    ((alone,), (beside, _), (known, _)) = model.predict([[large], [large, small], [middle, small]])
+    assert beside.latency_ms > 1.1 * alone.latency_ms
+
+    def width(p: Prediction) -> float:
+        return float(np.log(p.latency_high_ms / p.latency_low_ms))
+
+    assert width(beside) > 2 * max(width(known), width(alone))
+    assert any("large and small were never" in said for said in model.outside([large, small]))
 
 
 def test_input_scale_and_instances_are_fitted_where_they_vary() -> None:
