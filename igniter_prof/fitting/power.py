@@ -51,6 +51,8 @@ _RIDGE = (1e-6, 1e-6, 1e-9)
 """Weight against each parameter: what the cells cannot tell apart goes to the energy of an item."""
 _IDLE_GRID = 200
 _CLOCK_ROUNDS = 4
+_UNSURE_W = 10.0
+"""Error of a demand beyond the limit, which is extrapolated."""
 _LEAST_ACTIVE = 0.1
 """Part of a batch's latency alone that is no transfer, at least."""
 
@@ -406,7 +408,11 @@ def _clock_drop(cells: _Cells, data: Observations, model: PowerModel) -> Paramet
     x, y = x[usable], np.maximum(y[usable], 0.0)
     if not len(x):
         return None
-    slope = float((x * y).sum() / (x * x).sum())
+    # dynamic power grows about with the cube of the clock, voltage following it: that holds the
+    # slope where demand was never far over the limit, and so mostly the error of the demand
+    usual = cells.max_clock_mhz / (3.0 * cells.limit_w)
+    held = _UNSURE_W**2
+    slope = float(((x * y).sum() + held * usual) / ((x * x).sum() + held))
     variance = float(((y - slope * x) ** 2).sum()) / (len(x) - 1) if len(x) > 1 else None
     error = None if variance is None else float(np.sqrt(variance / (x * x).sum()))
     return Parameter(value=slope, std_error=error)
