@@ -319,6 +319,30 @@ def test_more_share_is_never_slower_by_more_than_one_per_cent(fitted: IgprofFitt
             assert (ms[1:] / ms[:-1]).max() < 1.01
 
 
+def jagged(tenants: Sequence[Tenant]) -> list[float]:
+    """Latencies that fall with the share, but in steps that no smooth curve follows."""
+    step = {10: 1.0, 20: 0.97, 30: 1.05, 40: 0.96, 50: 1.06, 80: 0.98, 100: 1.02}
+    return [
+        ms * step.get(int(t.share_pct or 100), 1.0)
+        for t, ms in zip(tenants, true_ms(tenants), strict=True)
+    ]
+
+
+def test_more_share_alone_is_never_slower_though_points_are_jagged() -> None:
+    shares = (10, 20, 30, 40, 50, 80, 100)
+    measured = measure(alone_cells(shares=shares), noise=0.0, truth=jagged)
+    found = IgprofModel().fit(observed(measured), 0)
+    steps = np.arange(5, 102.5, 2.5)
+    for model in MODELS:
+        for batch in (1, 4, 16, 32):
+            cells = [(Tenant(model=model, batch_size=batch, share_pct=float(s)),) for s in steps]
+            ms = found.latency_ms(points(cells))
+            assert (np.diff(ms) <= 1e-9 * ms[1:]).all()
+            at = [int(np.flatnonzero(steps == s)[0]) for s in shares]
+            # and the measured points themselves are kept, near enough
+            assert ms[at] == pytest.approx([jagged(cells[k])[0] for k in at], rel=0.02)
+
+
 @pytest.mark.parametrize("size", range(1, 9))
 def test_any_number_of_tenants(fitted: IgprofFitted, size: int) -> None:
     cells = mixed_cells(5, size, sizes=(size,))
