@@ -53,3 +53,26 @@ def test_the_interval_holds_zero_reaches_what_it_must_and_nine_of_ten(
     if len(found):
         assert ((low <= found) & (found <= high)).mean() >= 0.9
     assert low <= high
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 300),
+    low=st.floats(-3, 0),
+    high=st.floats(0, 3),
+)
+def test_a_factor_makes_an_interval_hold_ninety_percent_and_never_narrows_it(
+    shape: str, seed: int, n: int, low: float, high: float
+) -> None:
+    scores = SHAPES[shape](np.random.default_rng(seed), n)
+    factor = conformal.factor(scores, (low, high))
+    assert factor >= 1.0
+    ends = factor * min(low, -1e-6), factor * max(high, 1e-6)
+    inside = int(((ends[0] * (1 + 1e-9) <= scores) & (scores <= ends[1] * (1 + 1e-9))).sum())
+    assert inside >= min(int(np.ceil(0.9 * (n + 1))), n)
+
+
+def test_no_scores_ask_for_no_factor() -> None:
+    assert conformal.factor(np.zeros(0), (-1.0, 1.0)) == 1.0
