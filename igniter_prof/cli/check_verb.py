@@ -8,6 +8,8 @@ import click
 
 from igniter_prof.cli.common import json_option, note, print_json
 
+_FINDINGS = 20
+
 
 @click.command("check", short_help="Re-derive every promise of a plan.")
 @click.argument("plan", metavar="PLAN.json", type=click.Path(path_type=Path))
@@ -39,8 +41,11 @@ def command(plan: Path, coefficients: Path, workloads: Path | None, as_json: boo
         tenants = sum(len(device.tenants) for device in checked.devices)
         note(f"{plan}: every promise holds ({len(checked.devices)} devices, {tenants} workloads)")
     if findings:
+        told = findings[:_FINDINGS]
+        if len(findings) > len(told):
+            told = [*told, f"and {len(findings) - len(told)} more (--json has all)"]
         raise BrokenPromise(
-            "promises do not hold:\n  - " + "\n  - ".join(findings),
+            "promises do not hold:\n  - " + "\n  - ".join(told),
             where=str(plan),
             hint="plan again with igprof plan",
         )

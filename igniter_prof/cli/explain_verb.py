@@ -88,7 +88,7 @@ def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """A tenant's document as a row of a CSV file."""
     flat = {name: value for name, value in row.items() if name != "terms"}
     for term, value in row["terms"].items():
-        column = term.replace(" ", "_").lower()
+        column = term.replace(",", "").replace(" ", "_").lower()
         flat |= {f"{column}_ms": value["ms"], f"{column}_pct": value["pct"]}
     return {k: format(v, ".9g") if isinstance(v, float) else v for k, v in flat.items()}
 

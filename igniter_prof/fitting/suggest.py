@@ -488,7 +488,8 @@ def _fit(
             raise BadInput(
                 f"the model '{name}' of the candidates was never measured alone",
                 hint=f"profile it alone first: igprof profile --models {name}"
-                " --batch-sizes 1,2,4 --shares 25,50,100 --colocate none",
+                " --batch-sizes 1,2,4 --shares 25,50,100 --colocate none --out DIR; or import its"
+                " cells alone too",
             )
     start = last[1] if last is not None and last[0] == data.models else None
     return chosen.fit(data, seed, start), data.models

@@ -90,6 +90,21 @@ def test_csv_has_one_row_a_tenant(files: tuple[Path, Path], tmp_path: Path) -> N
     assert rows[2]["share_pct"] == ""
 
 
+def test_igprofs_terms_make_plain_column_names(tmp_path: Path) -> None:
+    names = ("small", "large")
+    cells = [*solo_cells(models=names), *pair_cells(models=names)]
+    fitted = fit(measure_truth(cells), CPU, profile_hash="0" * 64, validation_s=0.0)
+    write_json(tmp_path / "C.json", fitted)
+    (tmp_path / "cells.csv").write_text(CELLS)
+    out = tmp_path / "E.csv"
+    arguments = ["explain", str(tmp_path / "C.json"), "--cells", str(tmp_path / "cells.csv")]
+    result = CliRunner().invoke(igprof, [*arguments, "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0
+    header = out.read_text().splitlines()[0]
+    assert "alone_measured_ms,alone_measured_pct" in header
+    assert '"' not in header
+
+
 def test_the_table_is_for_people(files: tuple[Path, Path]) -> None:
     arguments = ["explain", str(files[0]), "--cells", str(files[1])]
     result = CliRunner().invoke(igprof, arguments, catch_exceptions=False)

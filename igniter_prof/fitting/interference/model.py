@@ -369,7 +369,9 @@ class IgprofModel:
 
     def load(self, coefficients: Coefficients) -> IgprofFitted:
         """See ``model.LatencyModel``."""
-        extra = parse(coefficients.extra.get("fitted"), _Extra, "coefficients, extra.fitted")
+        if "fitted" not in coefficients.extra:
+            raise BadInput("extra.fitted is missing", hint=_AGAIN)
+        extra = parse(coefficients.extra["fitted"], _Extra, "coefficients, extra.fitted")
         physics = _SOLO.load(coefficients)
         n_models, rows = len(coefficients.models), extra.rows
         if len({len(getattr(rows, name)) for name in _Rows.model_fields}) != 1:

@@ -59,7 +59,7 @@ def estimate(data: Observations, *, interference: bool, seed: int) -> Estimate:
             raise BadInput(
                 f"the model '{model}' was never measured alone, so it cannot be fitted",
                 hint=f"profile it alone: igprof profile --models {model} --batch-sizes 1,2,4"
-                " --shares 25,50,100 --colocate none",
+                " --shares 25,50,100 --colocate none --out DIR; or import its cells alone too",
             )
     solo_data = data.take(alone)
     solo = solo_form(solo_data)
