@@ -76,8 +76,8 @@ def command(
 ) -> None:
     """Fit a latency model to a profile and report its error on cells that it did not see.
 
-    igniter, gpulets, none: models that share a device. acprof: latency, and energy where it was
-    measured, of one container over input size, CPU cores, memory, batch and GPU on or off.
+    igprof, igniter, gpulets, none: models that share a device. acprof: latency, and energy where it
+    was measured, of one container over input size, CPU cores, memory, batch and GPU on or off.
     """
     from igniter_prof.dataset import ProfileStore
     from igniter_prof.files import write_json

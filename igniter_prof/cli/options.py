@@ -79,7 +79,9 @@ def keep_inputs(out: Path, *inputs: Path | None) -> None:
 
     for path in inputs:
         if path is not None and path.exists() and out.exists() and path.samefile(out):
-            raise BadInput("is an input, it would be overwritten", where=str(out), hint="--out")
+            raise BadInput(
+                "is an input, it would be overwritten", where=str(out), hint="choose another --out"
+            )
 
 
 def _add(function: F, options: list[Callable[[F], F]]) -> F:

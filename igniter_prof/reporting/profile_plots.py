@@ -111,16 +111,25 @@ def _small_multiples(
         )
 
     width = {1: 5.6, 2: 8.4}.get(columns, 11.0)
+    svg = drawing.draw(
+        name, width, 0.55 + 2.65 * rows, paint, f"{title}: {plural(len(panels), 'panel')}"
+    )
+    return Plot(name, title, svg, bars_caption(points))
+
+
+def bars_caption(points: Sequence[SoloPoint]) -> str:
+    """What the bars are: an import knows no intervals, but its repeats may differ."""
     repeated = sum(point.cells > 1 for point in points)
+    once = [point for point in points if point.cells == 1]
+    if once and not any(point.low_ms < point.high_ms for point in once):
+        span = f"; bars span the {plural(repeated, 'point')} measured more than once"
+        return f"Intervals of the means are not known{span if repeated else ''}."
     caption = "Bars: 95% interval of the mean"
     if repeated:
         caption += (
             f"; for the {plural(repeated, 'point')} measured more than once they span all intervals"
         )
-    svg = drawing.draw(
-        name, width, 0.55 + 2.65 * rows, paint, f"{title}: {plural(len(panels), 'panel')}"
-    )
-    return Plot(name, title, svg, caption + ".")
+    return caption + "."
 
 
 def _panel(point: SoloPoint, points: Sequence[SoloPoint]) -> str:
