@@ -22,7 +22,7 @@ WORKLOADS = (
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    cells = [*alone_cells(), *mixed_cells(60)]
+    cells = [*alone_cells(), *mixed_cells(40)]
     return Predictor(fit(measure(cells), GPU, profile_hash="0" * 64, holdout=0.0))
 
 
