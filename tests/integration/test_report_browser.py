@@ -80,7 +80,7 @@ def test_a_browser_shows_the_report_without_a_network(report: Path, tmp_path: Pa
     dom, log, requested = browse(report, tmp_path)
     for section in ("profile", "coefficients", "plan", "result"):
         assert f'<section id="{section}">' in dom
-    assert dom.count("<svg") == 8
+    assert dom.count("<svg") == 9
     # what would be cut off or reordered had the markup been broken
     assert dom.rstrip().endswith("</html>")
     assert dom.index("</main>") < dom.index("<footer>")
