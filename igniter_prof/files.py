@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from igniter_prof.errors import BadInput, MissingCapability, did_you_mean
@@ -191,6 +190,8 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> Any:
     """A YAML document. Raises BadInput with the line where it breaks off."""
     text = read_text(path)
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

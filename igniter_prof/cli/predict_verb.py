@@ -50,7 +50,7 @@ def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> N
         [
             [
                 # memory_mib of a row is the tenant's cap
-                each.model_dump() | {"memory_used_mib": each.memory_mib, "note": told}
+                vars(each) | {"memory_used_mib": each.memory_mib, "note": told}
                 for each in cell
             ]
             for cell, told in zip(predictions, notes, strict=True)
