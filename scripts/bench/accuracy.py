@@ -35,6 +35,7 @@ from igniter_prof.fitting.points import Observations, observe
 from igniter_prof.records import Tenant
 
 OURS = "igprof"
+_ERRORS = ("mean", "p99")
 PEERS = ("none", "igniter", "gpulets")
 CHOSEN = 8
 """Cells of a pair that are measured after all, in protocol c."""
@@ -351,22 +352,25 @@ def _ablation(data: Published, asked: Asked) -> Section | None:
         return None
     seen = list(trials.folds(data.pairs, data.alone, asked.folds, 0))
     unseen = list(trials.one_pair_out(data.pairs, data.alone))
-    both = {}
+    drawn_from = {"a": seen, "b": unseen}
+    if data.config is not None:
+        drawn_from["d"] = [Trial(data.config, data.pairs)]
+    found = {}
     rows = []
     for label, one in {"all terms": model, **{f"without {n}": m for n, m in parts.items()}}.items():
         note(f"ablation: {label} ...")
-        a, b = (
-            judge(data.profile, drawn, one, 0, intervals=False).figures()
-            for drawn in (seen, unseen)
-        )
-        both[label] = {"a": a, "b": b}
-        rows.append([label, *(_text(x[k], 2) for x in (a, b) for k in ("mean_pct", "p99_pct"))])
+        found[label] = {
+            part: judge(data.profile, drawn, one, 0, intervals=False).figures()
+            for part, drawn in drawn_from.items()
+        }
+        errors = (each[k] for each in found[label].values() for k in ("mean_pct", "p99_pct"))
+        rows.append([label, *(_text(value, 2) for value in errors)])
     return {
         "title": "f. Each term left out",
-        "about": "Errors as in a (90% fitted) and b (one pair left out).",
-        "columns": ["model", "a: mean %", "a: p99 %", "b: mean %", "b: p99 %"],
+        "about": "Errors as in a (90% fitted), b (one pair left out) and d (lightweight profile).",
+        "columns": ["model", *(f"{part}: {what} %" for part in drawn_from for what in _ERRORS)],
         "rows": rows,
-        "figures": both,
+        "figures": found,
     }
 
 
