@@ -231,6 +231,8 @@ def test_models_measured_only_alone_are_slowed_as_others_are_and_less_certain() 
 
     assert width(beside) > 2 * max(width(known), width(alone))
     assert any("large and small were never" in said for said in model.outside([large, small]))
+    notes = model.coefficients.extra["notes"]
+    assert [n for n in notes if "measured only alone" in n and n.endswith(": large")]
 
 
 def test_input_scale_and_instances_are_fitted_where_they_vary() -> None:

@@ -350,7 +350,7 @@ class IgprofModel:
         )
         training, notes = _bounded(training, seed)
         kernel = None if before is None else before.correction.kernel
-        notes += () if (data.points.tenants > 1).any() else (_ALONE_ONLY,)
+        notes += _only_alone(data)
         fitted, noise_alone = None, None
         for _ in range(_ROUNDS):
             # what co-located cells say of the latencies alone, once it is known what they cost
@@ -414,6 +414,17 @@ _ALONE_ONLY = (
     "no co-located cells: what neighbours cost is the priors' guess;"
     " profile some pairs (--colocate pairs)"
 )
+
+
+def _only_alone(data: Observations) -> tuple[str, ...]:
+    """A note on models of which no co-located cell was measured."""
+    mixed = data.points.tenants > 1
+    if not mixed.any():
+        return (_ALONE_ONLY,)
+    seen = set(data.points.model[mixed].tolist())
+    names = ", ".join(name for index, name in enumerate(data.models) if index not in seen)
+    told = "measured only alone, so what neighbours cost them follows from the other models"
+    return (f"{told}: {names}",) if names else ()
 
 
 def is_derived(measured: TenantMeasurement) -> bool:
