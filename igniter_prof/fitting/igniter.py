@@ -111,7 +111,7 @@ class LightweightFitted:
         together = x.tenants > 1
         l2_pct = t["l2_pct_per_rate"] * rate + t["l2_pct_at_0"]
         # the authors' sum over the neighbours: a demand below zero counts as it is
-        pressure = np.where(together, _over_cell(l2_pct, x) - l2_pct, 0.0)
+        pressure = np.where(together, x.over_cell(l2_pct) - l2_pct, 0.0)
         waiting = d["scheduling_ms_per_tenant"] * x.tenants + d["scheduling_ms_at_0"]
         scheduling = np.where(together, t["kernels"] * waiting, 0.0)
         cache = alone * t["alpha_cache_per_pct"] * pressure
@@ -130,7 +130,7 @@ class LightweightFitted:
         """The clock as a part of the highest one, (n_rows,); a tenant alone has it all."""
         d = self.device
         own_w = t["power_w_per_rate"] * rate + t["power_w_at_0"] - d["idle_power_w"]
-        over_w = np.maximum(_over_cell(own_w, x) + d["idle_power_w"] - d["power_limit_w"], 0.0)
+        over_w = np.maximum(x.over_cell(own_w) + d["idle_power_w"] - d["power_limit_w"], 0.0)
         part = 1.0 - d["clock_drop_mhz_per_w"] * over_w / d["max_clock_mhz"]
         return np.where(x.tenants > 1, np.maximum(part, _LEAST_CLOCK), 1.0)
 
@@ -304,13 +304,6 @@ def _line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
         return 0.0, float(y.mean())
     slope, at_zero = np.polyfit(x, y, 1)
     return float(slope), float(at_zero)
-
-
-def _over_cell(value: FloatArray, x: Points) -> FloatArray:
-    """Sum of a row's value over its whole cell, (n_rows,)."""
-    if len(x) == 0:
-        return np.zeros(0)
-    return np.asarray(np.bincount(x.cell, weights=value)[x.cell], dtype=np.float64)
 
 
 def _as_fitted(

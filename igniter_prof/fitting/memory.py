@@ -58,7 +58,7 @@ class MemoryModel:
         if self.source != "device" or not len(x):
             return tenant
         base = self.shared["memory_base_mib"].value
-        return np.asarray(base + np.bincount(x.cell, tenant)[x.cell], dtype=np.float64)
+        return np.asarray(base + x.over_cell(tenant))
 
     def document(self) -> MemoryDocument:
         """Everything that ``MemoryDocument.load`` needs."""

@@ -79,11 +79,19 @@ class Points:
             "tenants": self.tenants,
         }
 
-    def over_neighbours(self, value: FloatArray) -> FloatArray:
-        """Sum of a row's value over the other rows of its cell, shape (n_rows,)."""
+    def alone(self) -> Points:
+        """The same tenants, each in a cell of its own."""
+        return replace(self, cell=np.arange(len(self)), tenants=np.ones(len(self)))
+
+    def over_cell(self, value: FloatArray) -> FloatArray:
+        """Sum of a row's value over the rows of its cell, itself included, shape (n_rows,)."""
         if len(self) == 0:
             return np.zeros(0)
-        total = np.bincount(self.cell, weights=value)[self.cell]
+        return np.asarray(np.bincount(self.cell, value)[self.cell], dtype=np.float64)
+
+    def over_neighbours(self, value: FloatArray) -> FloatArray:
+        """Sum of a row's value over the other rows of its cell, shape (n_rows,)."""
+        total = self.over_cell(value)
         # a lone tenant has no neighbours: exactly zero, no rounding
         return np.where(self.tenants > 1, np.maximum(total - value, 0.0), 0.0)
 

@@ -101,7 +101,7 @@ class PowerModel:
 
     def demand_w(self, x: Points, alone_ms: FloatArray) -> FloatArray:
         """What the row's cell would draw without a limit, W, (n_rows,): idle, and its rises."""
-        return self.idle_w + _over_cell(x, self.rise_w(x, alone_ms))
+        return self.idle_w + x.over_cell(self.rise_w(x, alone_ms))
 
     def clock_ratio(self, demand_w: FloatArray) -> FloatArray:
         """Clock over the highest one, same shape, in [0.3, 1]; 1 where it is not known."""
@@ -126,7 +126,7 @@ class PowerModel:
         """
         power, rise = self.power_w(x, alone_ms), self.rise_w(x, alone_ms)
         idle = np.minimum(self.idle_w, power)
-        total = _over_cell(x, rise)
+        total = x.over_cell(rise)
         part = np.divide(rise, total, out=1.0 / x.tenants, where=total != 0)
         return np.asarray(idle / x.tenants + (power - idle) * part)
 
@@ -136,7 +136,7 @@ class PowerModel:
         Both (n_rows,). Where a tenant alone is slowed by the limit, its work takes fewer ms at the
         highest clock: the fixed point of its clock and its demand.
         """
-        alone = each_alone(x)
+        alone = x.alone()
         full_ms = alone_ms
         for _ in range(_CLOCK_ROUNDS):
             full_ms = alone_ms * self.clock_ratio(self.demand_w(alone, full_ms))
@@ -418,11 +418,6 @@ def _clock_drop(cells: _Cells, data: Observations, model: PowerModel) -> Paramet
     return Parameter(value=slope, std_error=error)
 
 
-def each_alone(x: Points) -> Points:
-    """The same tenants, each in a cell of its own."""
-    return replace(x, cell=np.arange(len(x)), tenants=np.ones(len(x)))
-
-
 def _transfers(data: Observations) -> FloatArray:
     """Time that an inference's bytes are on their way to the device and back, ms, (n_models,).
 
@@ -443,11 +438,6 @@ def _columns(x: Points, alone_ms: FloatArray, transfer_ms: FloatArray) -> FloatA
     # loading and returning overlap with the next batch's computing in a server that is kept busy
     active_ms = np.maximum(alone_ms - transfer_ms[x.model] * work, _LEAST_ACTIVE * alone_ms)
     return np.stack([np.ones(len(x)), 1.0 / active_ms, work / active_ms], axis=1)
-
-
-def _over_cell(x: Points, value: FloatArray) -> FloatArray:
-    """Sum of a row's value over its cell, (n_rows,)."""
-    return np.asarray(np.bincount(x.cell, value)[x.cell], dtype=np.float64)
 
 
 class PowerDocument(Record):

@@ -25,7 +25,6 @@ from igniter_prof.fitting.power import (
     AGAIN,
     PowerDocument,
     PowerModel,
-    each_alone,
     fit_power,
     measured_power,
 )
@@ -81,7 +80,7 @@ class Resources:
         """
         found: dict[str, FloatArray] = {}
         if self.power is not None and len(x):
-            alone_ms = self.power.full_clock_ms(x, fitted.latency_ms(each_alone(x)))
+            alone_ms = self.power.full_clock_ms(x, fitted.latency_ms(x.alone()))
             demand = self.power.demand_w(x, alone_ms)
             power = self.power.power_w(x, alone_ms)
             low, high = (power * np.exp(end) for end in self.power_interval)
@@ -140,7 +139,7 @@ def fit_resources(
     errors: dict[str, FitError] = {}
     if power is not None:
         measured = measured_power(data)
-        alone_ms = fitted.latency_ms(each_alone(data.points))
+        alone_ms = fitted.latency_ms(data.points.alone())
 
         def predicted_w(model: PowerModel, x: Points, rows: BoolArray) -> FloatArray:
             return model.power_w(x, model.full_clock_ms(x, alone_ms[rows]))

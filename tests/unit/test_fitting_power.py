@@ -13,7 +13,7 @@ from igniter_prof.errors import BadInput
 from igniter_prof.fitting.families import fit
 from igniter_prof.fitting.memory import fit_memory
 from igniter_prof.fitting.points import arrange, observe
-from igniter_prof.fitting.power import PowerModel, each_alone, fit_power
+from igniter_prof.fitting.power import PowerModel, fit_power
 from igniter_prof.fitting.predictor import Predictor
 from igniter_prof.records import (
     Coefficients,
@@ -182,9 +182,7 @@ def test_a_further_tenant_never_lowers_power_and_parts_sum_to_it(tenants: list[T
     parts = MODEL.parts_w(x, alone)
     assert parts[:fewer].sum() == pytest.approx(power[0])
     assert parts[fewer:].sum() == pytest.approx(power[-1])
-    np.testing.assert_allclose(
-        MODEL.parts_w(each_alone(x), alone), MODEL.power_w(each_alone(x), alone)
-    )
+    np.testing.assert_allclose(MODEL.parts_w(x.alone(), alone), MODEL.power_w(x.alone(), alone))
 
 
 def test_memory_of_a_gpu_comes_back() -> None:

@@ -19,7 +19,6 @@ import numpy as np
 from igniter_prof.errors import BadInput
 from igniter_prof.fitting.interference.traits import Traits
 from igniter_prof.fitting.points import BoolArray, FloatArray, Points
-from igniter_prof.fitting.power import each_alone
 from igniter_prof.records import Parameter
 
 TERMS = ("contention", "transfer", "scheduling", "clock")
@@ -159,6 +158,4 @@ def _log_clock(
         return np.zeros(len(x))
     full_ms = power.full_clock_ms(x, alone_ms)
     mixed = power.clock_ratio(power.demand_w(x, full_ms))
-    return np.maximum(
-        np.log(power.clock_ratio(power.demand_w(each_alone(x), full_ms)) / mixed), 0.0
-    )
+    return np.maximum(np.log(power.clock_ratio(power.demand_w(x.alone(), full_ms)) / mixed), 0.0)

@@ -38,7 +38,6 @@ from igniter_prof.fitting.points import (
     Observations,
     Points,
 )
-from igniter_prof.fitting.power import each_alone
 from igniter_prof.records import Coefficients, Finite, Positive, Record, TenantMeasurement
 
 TERMS = ("contention", "transfer", "scheduling", "clock", "alone", *together.TERMS)
@@ -488,7 +487,7 @@ def _undone(data: Observations, fitted: IgprofFitted) -> Observations:
     """Every row as if it were alone: its latency without what its neighbours are said to cost."""
     x = data.points
     _, slowdown, _ = fitted._parts(x)
-    return replace(data, points=each_alone(x), latency_ms=data.latency_ms / np.exp(slowdown))
+    return replace(data, points=x.alone(), latency_ms=data.latency_ms / np.exp(slowdown))
 
 
 def _fit_contention(
@@ -541,11 +540,12 @@ def _assemble(
     mixed = training.part(training.x.tenants > 1)
     x = mixed.x
     alone_ms = np.exp(alone.log_ms(x))
-    everything = training.x
     features = traits.features(x, alone_ms)
-    if scale is None:
-        solo_ms = np.exp(alone.log_ms(everything))
-        scale = Scale.of(features if len(x) else traits.features(everything, solo_ms))
+    if scale is None and len(x):
+        scale = Scale.of(features)
+    elif scale is None:
+        everything = training.x
+        scale = Scale.of(traits.features(everything, np.exp(alone.log_ms(everything))))
     pairs = together.pairs_of(x, features, scale)
     left = mixed.log_ms - np.log(alone_ms) - contention.log_slowdown(x, alone_ms)
     shared = alone.covariance(x, x)

@@ -20,7 +20,6 @@ from igniter_prof.fitting.interference.gaussian import matern, squared_exponenti
 from igniter_prof.fitting.interference.together import Correction, Pairs, Scale
 from igniter_prof.fitting.interference.traits import Traits
 from igniter_prof.fitting.points import FloatArray, IntArray, Points
-from igniter_prof.fitting.power import each_alone
 from igniter_prof.fitting.quick import Configuration
 
 _LADDERS = 2_000
@@ -150,7 +149,7 @@ class SingleCells:
         if self._power is not None:
             full_ms = self._power.full_clock_ms(x, alone_ms)
             rise = self._power.rise_w(x, full_ms)
-            clock = self._power.clock_ratio(self._power.demand_w(each_alone(x), full_ms))
+            clock = self._power.clock_ratio(self._power.demand_w(x.alone(), full_ms))
         features = self._traits.features(x, alone_ms)
         z = (features - self._scale.mean) / self._scale.spread
         place = np.log(np.stack([x.batch, x.share], axis=1))
