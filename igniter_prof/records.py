@@ -887,16 +887,58 @@ class Prediction(Record):
 # --- a plan ----------------------------------------------------------------------------------
 
 
+Arrival = Literal["constant", "poisson", "bursty"]
+
+
 class Workload(Record):
-    """A model, a request rate and a latency SLO."""
+    """A model, a request rate and a latency SLO, and what its placement must respect."""
 
     name: str
     model: str
     rate_rps: Positive = Field(description="requests for one inference each, per second")
     slo_ms: Positive
     percentile: float = Field(default=99.0, ge=0, lt=100)
-    arrival: Literal["constant", "poisson"] = "poisson"
+    arrival: Arrival = "poisson"
+    burstiness: Positive | None = Field(
+        default=None,
+        description="arrival bursty: squared coefficient of variation of the gaps between requests"
+        " (constant 0, Poisson 1)",
+    )
     count: int = Field(default=1, ge=1, le=100_000, description="that many alike")
+    replicas: int = Field(
+        default=1, ge=1, le=64, description="that many tenants at least, on as many devices"
+    )
+    max_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="its rate may be split over so many; None: over no more than replicas",
+    )
+    memory_mib: Positive | None = Field(
+        default=None, description="device memory of one tenant; None: what the coefficients predict"
+    )
+    anti_affinity: str | None = Field(
+        default=None, description="no two workloads with the same label share a device"
+    )
+    devices: tuple[str, ...] = Field(default=(), description="allowed device types; empty: all")
+    priority: int | None = Field(
+        default=None,
+        description="may be left out where devices do not suffice, the lowest first; None: never",
+    )
+
+
+class Objective(Record):
+    """What a plan costs: a weighted sum over its devices."""
+
+    devices: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="weight of a device"
+    )
+    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="weight of a device's price per hour"
+    )
+    power: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="weight of a watt of a device's mean power at its load"
+    )
 
 
 class PredictedTenant(Record):
@@ -906,23 +948,33 @@ class PredictedTenant(Record):
     latency_low_ms: Positive | None = None
     latency_high_ms: Positive | None = None
     throughput_rps: Positive
+    utilisation: Positive | None = Field(default=None, description="rate over throughput")
     p50_ms: Positive | None = Field(default=None, description="of a request, queueing included")
     p95_ms: Positive | None = None
     p99_ms: Positive | None = None
     slo_percentile_ms: Positive | None = Field(default=None, description="at the SLO's percentile")
+    slo_percentile_low_ms: Positive | None = Field(
+        default=None, description="the same, if batches take the lower end of their interval"
+    )
+    slo_percentile_high_ms: Positive | None = None
+    memory_mib: Positive | None = Field(default=None, description="of the device")
 
 
 class PlanTenant(Record):
-    """One workload on one device of a plan."""
+    """One workload, or one replica of it, on one device of a plan."""
 
-    workload: str
+    workload: str = Field(description="a replica is called WORKLOAD.1, WORKLOAD.2, …")
     model: ModelName
     batch_size: int = Field(ge=1, le=1024)
     share_pct: float = Field(gt=0, le=100)
-    rate_rps: Positive
+    rate_rps: Positive = Field(description="of this tenant: a replica has its part")
     slo_ms: Positive
     percentile: float = Field(default=99.0, ge=0, lt=100)
-    arrival: Literal["constant", "poisson"] = "poisson"
+    arrival: Arrival = "poisson"
+    burstiness: Positive | None = None
+    replica_of: str | None = Field(default=None, description="the workload that it is a part of")
+    memory_mib: Positive | None = Field(default=None, description="as the user said it")
+    anti_affinity: str | None = None
     instances: int = Field(default=1, ge=1, le=64)
     queue_delay_us: int = Field(default=0, ge=0)
     predicted: PredictedTenant | None = Field(default=None, description="None in imported plans")
@@ -932,7 +984,49 @@ class PlanDevice(Record):
     """One device of a plan and what runs on it."""
 
     name: str
+    type: str | None = Field(default=None, description="name of its device type; None: the first")
     tenants: tuple[PlanTenant, ...] = Field(min_length=1)
+    power_w: Positive | None = Field(default=None, description="mean at its load; None: unknown")
+    memory_mib: Positive | None = Field(default=None, description="sum over its tenants")
+
+
+class PlanDeviceType(Record):
+    """A type of device, as a plan was made with it."""
+
+    name: str
+    device: Device | None = Field(default=None, description="what was profiled")
+    coefficients: str | None = Field(default=None, description="the file, as it was given")
+    coefficients_hash: str | None = None
+    share_step_pct: float | None = Field(default=None, gt=0, le=100)
+    extrapolate: bool = Field(default=False, description="plan outside of what was profiled")
+    max_tenants: int | None = Field(default=None, ge=1, description="of one device")
+    count: int | None = Field(
+        default=None, ge=1, description="how many there are; None: any number"
+    )
+    price_per_hour: Positive | None = None
+    memory_mib: Positive | None = None
+    power_limit_w: Positive | None = Field(default=None, description="of the mean at its load")
+
+
+class WorkloadPrice(Record):
+    """What placing a tenant of a class is worth: a dual price."""
+
+    workload: str = Field(description="first tenant of a class of tenants that are alike")
+    price: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Certificate(Record):
+    """Proof of a bound: no device holds tenants whose prices sum to more than it costs.
+
+    So every plan costs at least the sum of the prices of all tenants, less what limited device
+    types are worth.
+    """
+
+    prices: tuple[WorkloadPrice, ...]
+    type_prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, description="what one device more of a limited type would save"
+    )
+    value: Finite = Field(description="the bound that they prove, before it is rounded up")
 
 
 class Plan(Record):
@@ -940,20 +1034,30 @@ class Plan(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     strategy: str
-    device_type: Device | None = Field(default=None, description="None in imported plans")
-    coefficients_hash: str | None = None
+    device_types: tuple[PlanDeviceType, ...] = Field(default=(), description="none in imported")
     workloads_hash: str | None = None
     igprof: str
     created_at: str
     seed: int = 0
     latency_rule: str | None = Field(default=None, description="what 'within its SLO' means")
-    share_step_pct: float | None = Field(default=None, gt=0, le=100)
-    max_tenants: int | None = Field(default=None, ge=1, description="of one device")
-    bound_devices: Finite | None = Field(default=None, description="no plan has fewer devices")
+    objective: Objective = Objective()
+    cost: Finite | None = Field(default=None, description="value of the objective")
+    bound: Finite | None = Field(default=None, description="no plan costs less")
     optimal: bool | None = None
+    certificate: Certificate | None = Field(default=None, description="proves the bound")
     solve_s: Finite | None = None
     devices: tuple[PlanDevice, ...] = Field(min_length=1)
+    left_out: tuple[str, ...] = Field(
+        default=(), description="workloads of low priority for which devices do not suffice"
+    )
     notes: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float | None:
+        """How much more the plan may cost than the cheapest: (cost - bound) / bound."""
+        if self.cost is None or self.bound is None or self.bound <= 0:
+            return None
+        return max(self.cost - self.bound, 0.0) / self.bound
 
 
 # --- an evaluation ---------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.provisioning.interface import Predictor
 from igniter_prof.provisioning.names import known_as
+from igniter_prof.provisioning.operating import Evaluator, Setting
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import Tenant, Workload
+from igniter_prof.records import PlanDeviceType, Tenant, Workload
 
+DEFAULT_MAX_TENANTS = 4
 LARGEST_BATCH = 64
 DEVICE_PCT = 100.0
 
@@ -38,6 +40,39 @@ class Choices:
 
     batch_sizes: tuple[int, ...]
     shares_pct: tuple[float, ...]
+
+
+Pattern = tuple[int, ...]
+"""What runs on one device: indices of classes, ascending; a class may stand there repeatedly."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Settings for a pattern, in its order, on a type of device (its index)."""
+
+    pattern: Pattern
+    settings: tuple[Setting, ...]
+    kind: int = 0
+
+    @property
+    def used_pct(self) -> float:
+        """Sum of the shares."""
+        return sum(setting.share_pct for setting in self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceKind:
+    """A type of device to plan with: its limits, its predictor, and what may be chosen on it."""
+
+    record: PlanDeviceType
+    evaluator: Evaluator
+    choices: Mapping[str, Choices]
+    """By model; models that its coefficients do not know are not there."""
+
+    @property
+    def max_tenants(self) -> int:
+        """Of one device."""
+        return self.record.max_tenants or DEFAULT_MAX_TENANTS
 
 
 @dataclass(frozen=True, kw_only=True)

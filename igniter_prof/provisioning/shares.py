@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from igniter_prof.provisioning.operating import Evaluator, Setting
-from igniter_prof.provisioning.problem import DEVICE_PCT, Problem
+from igniter_prof.provisioning.problem import DEVICE_PCT, Configuration, Pattern, Problem
 from igniter_prof.records import Workload
 
 Item = tuple[int, int]
 """A configured tenant: index of its class, batch size."""
-
-Pattern = tuple[int, ...]
-"""What runs on one device: indices of classes, ascending; a class may stand there repeatedly."""
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """Settings for a pattern, in its order."""
-
-    pattern: Pattern
-    settings: tuple[Setting, ...]
-
-    @property
-    def used_pct(self) -> float:
-        """Sum of the shares."""
-        return sum(setting.share_pct for setting in self.settings)
 
 
 class LeastShares:
