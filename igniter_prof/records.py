@@ -19,7 +19,7 @@ SCHEMA_VERSION: Final = 1
 """Version of every public file format. History: 1 (first)."""
 
 Status = Literal["ok", "oom", "crashed", "timeout", "refused", "skipped", "invalid"]
-LoadKind = Literal["closed", "constant", "poisson", "trace"]
+LoadKind = Literal["closed", "constant", "poisson", "bursty", "trace"]
 Protocol = Literal["http", "grpc"]
 ServerMode = Literal["own", "shared"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -96,16 +96,22 @@ class Load(Record):
     kind: LoadKind = "closed"
     concurrency: int = Field(default=1, ge=1, le=1024, description="requests in flight (closed)")
     rate_rps: float | None = Field(default=None, gt=0, description="requests per second (open)")
+    burstiness: Positive | None = Field(
+        default=None, description="squared coefficient of variation of the gaps (bursty)"
+    )
     trace_s: tuple[Finite, ...] | None = Field(default=None, description="send instants (trace)")
 
     @model_validator(mode="after")
     def _complete(self) -> Load:
-        if self.kind in ("constant", "poisson") and self.rate_rps is None:
+        rated = self.kind in ("constant", "poisson", "bursty")
+        if rated and self.rate_rps is None:
             raise ValueError(f"a {self.kind} load needs rate_rps")
+        if (self.kind == "bursty") != (self.burstiness is not None):
+            raise ValueError("a bursty load needs burstiness, and no other load has it")
         if self.kind == "trace" and not self.trace_s:
             raise ValueError("a trace load needs trace_s, the send instants in seconds")
-        if self.kind not in ("constant", "poisson") and self.rate_rps is not None:
-            raise ValueError(f"a {self.kind} load has no rate_rps; constant and poisson have")
+        if not rated and self.rate_rps is not None:
+            raise ValueError(f"a {self.kind} load has no rate_rps; open loops at a rate have")
         if self.kind != "closed" and self.concurrency != 1:
             raise ValueError(f"a {self.kind} load has no concurrency; closed has")
         return self

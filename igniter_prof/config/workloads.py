@@ -4,46 +4,91 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from igniter_prof.config.device_types import DeviceTypeName
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.files import parse, read_text, read_yaml
-from igniter_prof.records import SCHEMA_VERSION, Positive, Record, Workload, digest_of
+from igniter_prof.records import SCHEMA_VERSION, Arrival, Positive, Record, Workload, digest_of
 
-Percentile = Annotated[float, Field(ge=0, lt=100, allow_inf_nan=False)]
-Arrival = Literal["constant", "poisson"]
 LatencyRule = Literal["percentile", "half-mean"]
+Replicas = Annotated[int, Field(ge=1, le=64)]
 
 
-class WorkloadDefaults(Record):
-    """What holds for every workload of a file that does not say otherwise."""
+def _split(value: Any) -> Any:
+    """Names separated by ``;`` or blanks as a list: a field of a CSV file has no other way."""
+    return re.split(r"[;\s]+", value.strip(" ;")) if isinstance(value, str) else value
+
+
+DeviceTypeNames = Annotated[
+    tuple[DeviceTypeName, ...],
+    BeforeValidator(_split),
+    AfterValidator(lambda names: tuple(sorted(set(names)))),
+]
+
+
+class WorkloadFields(Record):
+    """What a file may say of a workload, in its entry or in the defaults; None: nothing."""
 
     model: str | None = None
     rate_rps: Positive | None = None
     slo_ms: Positive | None = None
-    percentile: Percentile = 99.0
-    arrival: Arrival = "poisson"
+    percentile: Annotated[float, Field(ge=0, lt=100, allow_inf_nan=False)] | None = None
+    arrival: Arrival | None = None
+    burstiness: Positive | None = Field(
+        default=None,
+        description="arrival bursty: squared coefficient of variation of the gaps between requests",
+    )
+    replicas: Replicas | None = None
+    max_replicas: Replicas | None = None
+    memory_mib: Positive | None = Field(default=None, description="device memory of one tenant")
+    anti_affinity: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="no two workloads with the same label share a device"
+    )
+    devices: DeviceTypeNames | None = Field(
+        default=None, description="allowed device types; empty: all"
+    )
+    priority: int | None = Field(
+        default=None, description="may be left out where devices do not suffice, the lowest first"
+    )
+
+    def said(self) -> dict[str, Any]:
+        """What was given, an explicit null included."""
+        return {field: getattr(self, field) for field in self.model_fields_set}
+
+
+class WorkloadDefaults(WorkloadFields):
+    """What holds for every workload of a file that does not say otherwise, and for all of them."""
+
     latency_rule: LatencyRule = Field(
         default="percentile",
         description="percentile: the SLO's percentile of a request, queueing included;"
         " half-mean: iGniter's rule, the mean of a batch within half of the SLO",
     )
+    confidence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="SLOs hold at the upper end of an interval of that confidence; None: at the"
+        " prediction itself",
+    )
 
 
-class WorkloadEntry(Record):
-    """One workload as it stands in a file; what it lacks comes from the defaults."""
+class WorkloadEntry(WorkloadFields):
+    """One workload as it stands in a file; what it lacks comes from the defaults.
+
+    An explicit null takes a default back.
+    """
 
     name: str = Field(min_length=1)
-    model: str | None = None
-    rate_rps: Positive | None = None
-    slo_ms: Positive | None = None
-    percentile: Percentile | None = None
-    arrival: Arrival | None = None
     count: int = Field(default=1, ge=1, le=100_000, description="that many alike")
 
 
@@ -58,10 +103,16 @@ class WorkloadsFile(Record):
         """The workloads with the defaults filled in, in the order of the file.
 
         Raises:
-            BadInput: a workload has no model, rate or SLO, or two have one name.
+            BadInput: a workload has no model, rate or SLO, or contradicts itself, or two have one
+                name.
         """
         merged = tuple(_merge(entry, self.defaults) for entry in self.workloads)
         _refuse_twins(merged)
+        if self.defaults.burstiness is not None and all(w.burstiness is None for w in merged):
+            raise BadInput(
+                "defaults.burstiness is for workloads with arrival bursty, there is none",
+                hint="add 'arrival: bursty' to the defaults, or to those that are",
+            )
         return merged
 
 
@@ -73,18 +124,20 @@ def load_workloads(path: Path) -> WorkloadsFile:
     """
     path = Path(path)
     document, lines = _read_csv(path) if path.suffix.lower() == ".csv" else _read_yaml(path)
-    entries = []
+    entries, places = [], []
     for index, (entry, line) in enumerate(zip(document.get("workloads", []), lines, strict=False)):
         where = f"{path}, line {line}"
         if not isinstance(entry, dict):
             what = f"workload {index + 1} is no mapping but {type(entry).__name__}"
             raise BadInput(what, where=where, hint="write '- name: …'")
         name = entry.get("name")
-        where = f"{where}, workload '{name}'" if name is not None else where
-        entries.append((parse(entry, WorkloadEntry, where), where))
-    file = parse(document, WorkloadsFile, str(path))
-    for entry_record, where in entries:
-        _merge(entry_record, file.defaults, where)
+        places.append(f"{where}, workload '{name}'" if name is not None else where)
+        entries.append(parse(entry, WorkloadEntry, places[-1]))
+    file = parse(
+        {**document, "workloads": entries} if entries else document, WorkloadsFile, str(path)
+    )
+    for read, where in zip(file.workloads, places, strict=True):
+        _merge(read, file.defaults, where)
     try:
         file.merged()
     except BadInput as error:
@@ -101,7 +154,7 @@ def read_workloads(path: Path) -> tuple[Workload, ...]:
     return load_workloads(path).merged()
 
 
-def expand(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
+def expand(workloads: Sequence[Workload]) -> tuple[Workload, ...]:
     """One workload each: ``count: n`` becomes ``name-1`` to ``name-n``, each of count 1.
 
     Raises:
@@ -109,58 +162,89 @@ def expand(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
     """
     _refuse_twins(workloads)
     return tuple(
-        workload.model_copy(update={"name": name, "count": 1})
+        workload if workload.count == 1 else workload.model_copy(update={"name": name, "count": 1})
         for workload in workloads
-        for name in _names(workload)
+        for name in names_of(workload)
     )
 
 
-def workloads_digest(workloads: tuple[Workload, ...]) -> str:
+def workloads_digest(workloads: Sequence[Workload]) -> str:
     """SHA-256 of what is asked for: the same for any order of the file, with or without count.
+
+    It is of the names of each kind of workload, so that a hundred thousand alike are quickly done,
+    and of fields that are not left to their default, so that one added later changes nothing.
 
     Raises:
         BadInput: two have one name.
     """
     _refuse_twins(workloads)
-    expanded = [
-        {**alike, "name": name}
-        for workload in workloads
-        for alike in [workload.model_dump(mode="json") | {"count": 1}]
-        for name in _names(workload)
-    ]
-    return digest_of(sorted(expanded, key=lambda each: str(each["name"])))
+    kinds: dict[str, list[str]] = {}
+    for workload in workloads:
+        kind = workload.model_dump(mode="json", exclude_defaults=True, exclude={"name", "count"})
+        kinds.setdefault(json.dumps(kind, sort_keys=True), []).extend(names_of(workload))
+    return digest_of({kind: sorted(names) for kind, names in kinds.items()})
 
 
-def _names(workload: Workload) -> list[str]:
-    """The names of what a workload's ``count`` stands for."""
+def names_of(workload: Workload) -> list[str]:
+    """The names of what a workload's ``count`` stands for: ``name-1`` to ``name-n``."""
     if workload.count == 1:
         return [workload.name]
     return [f"{workload.name}-{number}" for number in range(1, workload.count + 1)]
 
 
-def _refuse_twins(workloads: tuple[Workload, ...]) -> None:
-    seen: set[str] = set()
-    for name in itertools.chain.from_iterable(map(_names, workloads)):
-        if name in seen:
-            raise BadInput(
-                f"two workloads are named '{name}'",
-                hint="give each its own name; 'count: n' makes NAME-1 to NAME-n",
-            )
-        seen.add(name)
+def _refuse_twins(workloads: Sequence[Workload]) -> None:
+    names = [name for workload in workloads for name in names_of(workload)]
+    if len(set(names)) == len(names):
+        return
+    twin = next(name for name, times in Counter(names).items() if times > 1)
+    raise BadInput(
+        f"two workloads are named '{twin}'",
+        hint="give each its own name; 'count: n' makes NAME-1 to NAME-n",
+    )
 
 
 def _merge(entry: WorkloadEntry, defaults: WorkloadDefaults, where: str | None = None) -> Workload:
-    values: dict[str, Any] = {"name": entry.name, "count": entry.count}
-    for field in ("model", "rate_rps", "slo_ms", "percentile", "arrival"):
-        given = getattr(entry, field)
-        values[field] = getattr(defaults, field) if given is None else given
-        if values[field] is None:
+    said = entry.said()
+    values = {
+        field: value
+        for field, value in {**defaults.said(), **said}.items()
+        if value is not None and field in Workload.model_fields
+    }
+    for field in ("model", "rate_rps", "slo_ms"):
+        if field not in values:
             raise BadInput(
                 f"workload '{entry.name}' has no {field}",
                 where=where,
                 hint=f"add '{field}:' to it, or to the file's 'defaults:'",
             )
-    return Workload(**values)
+    if values.get("arrival") != "bursty" and said.get("burstiness") is None:
+        values.pop("burstiness", None)  # a default for those that are bursty
+    workload = Workload(**values)
+    _refuse_contradictions(workload, where)
+    return workload
+
+
+def _refuse_contradictions(workload: Workload, where: str | None) -> None:
+    name, most = f"workload '{workload.name}'", workload.max_replicas
+    if workload.arrival == "bursty" and workload.burstiness is None:
+        raise BadInput(
+            f"{name}: arrival bursty needs burstiness",
+            where=where,
+            hint="the squared coefficient of variation of the gaps between its requests, such as 4;"
+            " docs/workloads.md says how to take it from a trace",
+        )
+    if workload.arrival != "bursty" and workload.burstiness is not None:
+        raise BadInput(
+            f"{name}: burstiness is for arrival bursty, this one is {workload.arrival}",
+            where=where,
+            hint="add 'arrival: bursty', or leave burstiness out",
+        )
+    if most is not None and most < workload.replicas:
+        raise BadInput(
+            f"{name}: max_replicas {most} is less than replicas {workload.replicas}",
+            where=where,
+            hint=f"make max_replicas {workload.replicas} or more, or replicas {most} or fewer",
+        )
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:

@@ -19,7 +19,7 @@ from igniter_prof.errors import BadInput
 from igniter_prof.load import Call, CannotTake, Generator, InputSource, Job, LoadError, prepare
 from igniter_prof.load import payloads as payloads_module
 from igniter_prof.load import samples as samples_module
-from igniter_prof.load.arrivals import arrivals_s
+from igniter_prof.load.arrivals import arrivals_s, burstiness_of
 from igniter_prof.load.payloads import input_specs
 from igniter_prof.load.samples import scaled_shape
 from igniter_prof.records import Load
@@ -53,8 +53,46 @@ def test_poisson_arrivals_have_the_rate_and_an_exponentials_spread() -> None:
     assert gaps.std() / gaps.mean() == pytest.approx(1.0, rel=0.05)
 
 
-def test_arrivals_depend_on_the_seed_only() -> None:
-    load = Load(kind="poisson", rate_rps=10)
+@pytest.mark.parametrize("burstiness", [0.1, 1.0, 4.0, 20.0])
+def test_bursty_arrivals_have_the_rate_and_the_burstiness(burstiness: float) -> None:
+    load = Load(kind="bursty", rate_rps=100, burstiness=burstiness)
+    times = list(itertools.islice(arrivals_s(load, 3), 100_000))
+    # the mean of n gaps has a standard error of sqrt(c2 / n)
+    assert np.diff(times).mean() == pytest.approx(0.01, rel=4 * (burstiness / 100_000) ** 0.5)
+    assert burstiness_of(times) == pytest.approx(burstiness, rel=0.08)
+    # requests are told apart by their instants in ns
+    assert len({int(instant * 1e9) for instant in times}) == len(times)
+
+
+def test_burstiness_is_that_of_the_gaps() -> None:
+    assert burstiness_of([5.0, 6.0, 7.0, 8.0]) == pytest.approx(0.0, abs=1e-12)
+    # gaps 1 and 3: mean 2, variance 1
+    assert burstiness_of([4.0, 0.0, 1.0]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("instants", [[], [1.0, 2.0], [1.0, 1.0, 1.0], [1.0, 2.0, float("inf")]])
+def test_too_little_has_no_burstiness(instants: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        burstiness_of(instants)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "bursty", "rate_rps": 1},
+        {"kind": "bursty", "burstiness": 2},
+        {"kind": "poisson", "rate_rps": 1, "burstiness": 2},
+        {"burstiness": 2},
+    ],
+)
+def test_bursty_loads_alone_have_burstiness(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="bursty load needs"):
+        Load(**fields)
+
+
+@pytest.mark.parametrize("kind", ["poisson", "bursty"])
+def test_arrivals_depend_on_the_seed_only(kind: Any) -> None:
+    load = Load(kind=kind, rate_rps=10, burstiness=4 if kind == "bursty" else None)
     first, same, other = (list(itertools.islice(arrivals_s(load, s), 5)) for s in (1, 1, 2))
     assert first == same != other
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -47,6 +48,80 @@ def test_percentile_and_arrival_have_the_documented_defaults(tmp_path: Path) -> 
     assert load_workloads(write(tmp_path, text)).defaults.latency_rule == "percentile"
 
 
+def test_what_a_placement_must_respect(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "defaults: {model: m, rate_rps: 10, slo_ms: 40, replicas: 2, devices: [v100],\n"
+        "  anti_affinity: zone, priority: 1, memory_mib: 500, confidence: 0.9}\n"
+        "workloads:\n"
+        "  - {name: a}\n"
+        "  - {name: b, replicas: 1, max_replicas: 3, devices: [t4, a100, t4], priority: -1}\n"
+        "  - {name: c, devices: [], anti_affinity: null, priority: null, memory_mib: 9}\n",
+    )
+    shared = {"model": "m", "rate_rps": 10.0, "slo_ms": 40.0}
+    zone = {"anti_affinity": "zone", "memory_mib": 500.0}
+
+    assert [each.model_dump(exclude_defaults=True) for each in read_workloads(path)] == [
+        {"name": "a", **shared, **zone, "replicas": 2, "devices": ("v100",), "priority": 1},
+        {"name": "b", **shared, **zone, "max_replicas": 3, "devices": ("a100", "t4")}
+        | {"priority": -1},
+        {"name": "c", **shared, "replicas": 2, "memory_mib": 9.0},
+    ]
+    assert load_workloads(path).defaults.confidence == 0.9
+
+
+def test_a_default_burstiness_is_for_those_that_are_bursty(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "defaults: {model: m, rate_rps: 10, slo_ms: 40, arrival: bursty, burstiness: 4}\n"
+        "workloads: [{name: a}, {name: b, burstiness: 9}, {name: c, arrival: constant}]\n",
+    )
+
+    read = [(each.arrival, each.burstiness) for each in read_workloads(path)]
+    assert read == [("bursty", 4), ("bursty", 9), ("constant", None)]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "entry", "what", "hint"),
+    [
+        ("", "arrival: bursty", "needs burstiness", "squared coefficient of variation"),
+        ("", "burstiness: 4", "this one is poisson", "arrival: bursty"),
+        (
+            "arrival: bursty, burstiness: 4",
+            "arrival: poisson, burstiness: 2",
+            "is poisson",
+            "leave",
+        ),
+        ("replicas: 3", "max_replicas: 2", "max_replicas 2 is less than replicas 3", "3 or more"),
+    ],
+)
+def test_contradictions_are_refused_with_what_would_do(
+    tmp_path: Path, defaults: str, entry: str, what: str, hint: str
+) -> None:
+    text = (
+        f"defaults: {{{defaults}}}\n"
+        "workloads:\n"
+        "  - {name: a, model: m, rate_rps: 1, slo_ms: 5}\n"
+        f"  - {{name: b, model: m, rate_rps: 1, slo_ms: 5, {entry}}}\n"
+    )
+    if "bursty" in defaults:
+        text = text.replace("name: a,", "name: a, arrival: bursty,")
+
+    with pytest.raises(BadInput) as caught:
+        read_workloads(write(tmp_path, text))
+
+    assert "line 4, workload 'b'" in str(caught.value.where)
+    assert what in caught.value.what
+    assert hint in str(caught.value.hint)
+
+
+def test_a_default_burstiness_that_nothing_uses_is_refused(tmp_path: Path) -> None:
+    text = "defaults: {burstiness: 4}\nworkloads: [{name: a, model: m, rate_rps: 1, slo_ms: 5}]\n"
+
+    with pytest.raises(BadInput, match="there is none"):
+        read_workloads(write(tmp_path, text))
+
+
 def test_csv_says_the_same_as_yaml(tmp_path: Path) -> None:
     table = write(
         tmp_path,
@@ -61,6 +136,25 @@ def test_csv_says_the_same_as_yaml(tmp_path: Path) -> None:
     )
 
     assert read_workloads(table) == read_workloads(text)
+
+
+def test_csv_has_every_field(tmp_path: Path) -> None:
+    table = write(
+        tmp_path,
+        "name,model,rate_rps,slo_ms,arrival,burstiness,replicas,max_replicas,memory_mib,"
+        "anti_affinity,devices,priority\n"
+        "a,m,10,20,bursty,4,2,3,800,zone,v100;t4,-1\n"
+        "b,m,10,20,,,,,,,a100 t4 ;v100,\n",
+        "w.csv",
+    )
+    first, second = read_workloads(table)
+
+    assert first == Workload(
+        **{"name": "a", "model": "m", "rate_rps": 10, "slo_ms": 20, "arrival": "bursty"},
+        **{"burstiness": 4, "replicas": 2, "max_replicas": 3, "memory_mib": 800},
+        **{"anti_affinity": "zone", "devices": ("t4", "v100"), "priority": -1},
+    )
+    assert second.devices == ("a100", "t4", "v100")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +187,21 @@ def test_csv_says_the_same_as_yaml(tmp_path: Path) -> None:
             "workloads:\n  - {name: a, model: m, rate_rps: 1, slo_ms: 5, percentile: 100}\n",
             "line 2",
             "percentile",
+        ),
+        *(
+            (
+                f"workloads:\n  - {{name: a, model: m, rate_rps: 1, slo_ms: 5, {field}}}\n",
+                "line 2, workload 'a'",
+                field.partition(":")[0],
+            )
+            for field in (
+                *("arrival: bursts", "burstiness: 0", "replicas: 0", "max_replicas: 65"),
+                *("memory_mib: -1", "anti_affinity: ''", "devices: ['a b']", "priority: high"),
+            )
+        ),
+        *(
+            (f"defaults: {{confidence: {value}}}\nworkloads: [{{name: a}}]\n", "", "confidence")
+            for value in ("0", "1", "90")
         ),
         ("workloads:\n  - {model: m, rate_rps: 1, slo_ms: 5}\n", "line 2", "name"),
         ("workloads:\n  - just a word\n", "line 2", "str"),
@@ -201,6 +310,34 @@ def test_the_digest_is_of_what_is_asked_for() -> None:
         (workload("w-1"), workload("w-2"))
     )
     assert workloads_digest(both) != workloads_digest(both[:1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replicas": 2},
+        {"max_replicas": 2},
+        {"memory_mib": 1.0},
+        {"anti_affinity": "zone"},
+        {"devices": ("t4",)},
+        {"priority": 0},
+        {"arrival": "bursty", "burstiness": 4.0},
+        {"percentile": 50.0},
+    ],
+)
+def test_the_digest_and_expansion_hold_every_field(changes: dict[str, Any]) -> None:
+    plain, changed = workload("w", 2), workload("w", 2).model_copy(update=changes)
+
+    assert workloads_digest((changed,)) != workloads_digest((plain,))
+    for each in expand((changed,)):
+        assert each.model_dump(include=set(changes)) == changes
+
+
+def test_the_digest_says_who_asks_for_what() -> None:
+    a, b = workload("a"), workload("b").model_copy(update={"slo_ms": 2.0})
+    swapped = (a.model_copy(update={"name": "b"}), b.model_copy(update={"name": "a"}))
+
+    assert workloads_digest((a, b)) != workloads_digest(swapped)
 
 
 def test_the_example_fits_the_schema_and_the_reader() -> None:
