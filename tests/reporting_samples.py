@@ -33,6 +33,7 @@ from igniter_prof.records import (
     Parameter,
     Plan,
     PlanDevice,
+    PlanDeviceType,
     PlanTenant,
     PredictedTenant,
     ProfileManifest,
@@ -460,16 +461,19 @@ def plan_tenant(
             latency_low_ms=slo_ms * used * 0.45,
             latency_high_ms=slo_ms * used * 0.55,
             throughput_rps=rate_rps * 1.4,
+            utilisation=1 / 1.4,
             p50_ms=slo_ms * used * 0.55,
             p95_ms=slo_ms * used * 0.85,
             p99_ms=slo_ms * used,
             slo_percentile_ms=slo_ms * used,
+            slo_percentile_low_ms=slo_ms * used * 0.9,
+            slo_percentile_high_ms=slo_ms * used * 1.12,
         ),
     )
 
 
 def plan(names: dict[str, str] | None = None) -> Plan:
-    """Seven workloads on two devices."""
+    """Six workloads on two devices."""
 
     def named(*arguments: object) -> PlanTenant:
         workload, model, *rest = arguments
@@ -477,13 +481,16 @@ def plan(names: dict[str, str] | None = None) -> Plan:
 
     return Plan(
         strategy="exact",
-        device_type=DEVICE,
-        coefficients_hash="cd" * 32,
+        device_types=(
+            PlanDeviceType(
+                name="xeon", device=DEVICE, coefficients_hash="cd" * 32, share_step_pct=5
+            ),
+        ),
         igprof="0.1.0",
         created_at=CREATED,
-        latency_rule="predicted p99 of a request, queueing included, is at most the SLO",
-        share_step_pct=5,
-        bound_devices=1.6,
+        latency_rule="percentile",
+        cost=2,
+        bound=2,
         optimal=True,
         solve_s=0.42,
         devices=(

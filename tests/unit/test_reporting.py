@@ -238,7 +238,7 @@ def test_an_imported_plan_without_predictions(tmp_path: Path) -> None:
         )
         for device in plan.devices
     )
-    imported = plan.model_copy(update={"devices": bare, "optimal": None, "device_type": None})
+    imported = plan.model_copy(update={"devices": bare, "optimal": None, "device_types": ()})
     sections = build_sections([Source(tmp_path, imported), Source(tmp_path, samples.result(plan))])
     names = [block.name for block in sections[0].blocks]
     assert names == ["plan-devices", "plan-tenants"]
