@@ -116,7 +116,7 @@ def test_constant_arrivals_wait_as_the_queueing_estimate_says() -> None:
 def test_a_verdict_is_only_given_where_noise_cannot_have_made_it() -> None:
     service_ms = [5.0, 6.0, 7.0, 8.0]
     p99 = request_latency(np.array(service_ms), 0.2, 400.0, "poisson", (99.0,)).quantiles_ms[99.0]
-    conduct = simulation.Conduct(most_seeds=8)
+    conduct = simulation.Conduct()
 
     def verdicts(slo_ms: float) -> set[str]:
         of = served(batch=4, rate=400.0, cv=0.2, slo_ms=slo_ms)
