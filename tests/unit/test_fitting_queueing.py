@@ -83,13 +83,14 @@ def test_a_largest_batch_that_is_never_met_costs_no_accuracy() -> None:
     assert estimate.quantiles_ms[98.0] == pytest.approx(1.11, rel=0.02)
 
 
-@pytest.mark.parametrize("arrival", ["poisson", "constant"])
+@pytest.mark.parametrize("arrival", ["poisson", "constant", "bursty"])
 def test_more_than_full_batches_can_take_is_not_stable(arrival: str) -> None:
     service = np.array([10.0, 12.0])
-    estimate = request_latency(service, 0.1, 2 / 12 * 1000, arrival, [50.0])
+    bursts = 4.0 if arrival == "bursty" else None
+    estimate = request_latency(service, 0.1, 2 / 12 * 1000, arrival, [50.0], burstiness=bursts)
     assert not estimate.stable
     assert estimate.quantiles_ms == {50.0: np.inf}
-    assert request_latency(service, 0.1, 160, arrival, [50.0]).stable
+    assert request_latency(service, 0.1, 160, arrival, [50.0], burstiness=bursts).stable
 
 
 def test_constant_arrivals_at_a_rate_that_one_serves_do_not_wait() -> None:
@@ -104,6 +105,64 @@ def test_constant_arrivals_faster_than_one_serves_go_by_twos() -> None:
     estimate = request_latency(np.array([19.0, 19.0, 19.0]), 0.0, 100.0, "constant", [99.0])
     assert 1.8 < estimate.mean_batch <= 2.0
     assert 19.0 <= estimate.quantiles_ms[99.0] <= 38.0
+
+
+@pytest.mark.parametrize("burstiness", [0.25, 4.0, 16.0])
+@pytest.mark.parametrize("load", [0.5, 0.8, 0.95])
+def test_bursty_arrivals_at_an_exponential_server_are_gi_m_1(
+    burstiness: float, load: float
+) -> None:
+    # the sojourn is exponential with rate mu (1 - sigma), sigma = E[exp(-mu (1 - sigma) A)]
+    rate, mu = 0.1 * load, 0.1
+    sigma = 0.0
+    for _ in range(10_000):
+        sigma = (1.0 + mu * (1.0 - sigma) * burstiness / rate) ** (-1.0 / burstiness)
+    estimate = request_latency(
+        np.array([10.0]), 1.0, 1000.0 * rate, "bursty", PERCENTILES, burstiness=burstiness
+    )
+    exact = [-np.log(1 - p / 100) / (mu * (1 - sigma)) for p in PERCENTILES]
+    assert list(estimate.quantiles_ms.values())[1:] == pytest.approx(exact[1:], rel=0.05)
+    assert estimate.mean_ms == pytest.approx(1 / (mu * (1 - sigma)), rel=0.06)
+    assert estimate.utilisation == pytest.approx(load, rel=0.02)
+
+
+@pytest.mark.parametrize("load", [0.2, 0.6, 0.9])
+@pytest.mark.parametrize("cv", [0.0, 0.2])
+@pytest.mark.parametrize("largest", [1, 8])
+def test_a_burstiness_of_one_is_poisson(largest: int, cv: float, load: float) -> None:
+    service = np.linspace(10.0, 10.0 + 2.0 * (largest - 1), largest)
+    rate = 1000.0 * load * largest / service[-1]
+    exact = request_latency(service, cv, rate, "poisson", [50.0, 95.0, 99.0])
+    estimate = request_latency(service, cv, rate, "bursty", [50.0, 95.0, 99.0], burstiness=1.0)
+    assert list(estimate.quantiles_ms.values()) == pytest.approx(
+        list(exact.quantiles_ms.values()), rel=0.03
+    )
+    assert estimate.mean_ms == pytest.approx(exact.mean_ms, rel=0.03)
+    assert estimate.mean_batch == pytest.approx(exact.mean_batch, rel=0.02)
+    assert estimate.utilisation == pytest.approx(exact.utilisation, rel=0.01)
+
+
+@pytest.mark.parametrize(("burstiness", "close"), [(0.0, 1e-12), (5e-5, 1e-12), (1e-3, 0.03)])
+@pytest.mark.parametrize("rate", [50.0, 180.0, 300.0])
+def test_next_to_no_burstiness_is_constant(rate: float, burstiness: float, close: float) -> None:
+    service = np.linspace(10.0, 24.0, 8)
+    exact = request_latency(service, 0.1, rate, "constant", [50.0, 95.0, 99.0])
+    near = request_latency(service, 0.1, rate, "bursty", [50.0, 95.0, 99.0], burstiness=burstiness)
+    assert list(near.quantiles_ms.values()) == pytest.approx(
+        list(exact.quantiles_ms.values()), rel=close
+    )
+
+
+def test_bursts_cost_latency_and_answers_repeat() -> None:
+    service = np.linspace(10.0, 24.0, 8)
+    found = [
+        request_latency(service, 0.1, 200.0, "bursty", [99.0], burstiness=burstiness)
+        for burstiness in (0.5, 1.0, 4.0, 16.0, 16.0)
+    ]
+    p99 = [each.quantiles_ms[99.0] for each in found]
+    assert p99[:4] == sorted(p99[:4])
+    assert p99[3] > 3 * p99[0]
+    assert found[3] == found[4]
 
 
 def test_waiting_for_more_requests_costs_at_most_the_delay() -> None:
@@ -123,6 +182,7 @@ def test_waiting_for_more_requests_costs_at_most_the_delay() -> None:
         ([1.0], -0.1, 1.0, "poisson", [50.0]),
         ([1.0], 0.1, 0.0, "poisson", [50.0]),
         ([1.0], 0.1, 1.0, "bursty", [50.0]),
+        ([1.0], 0.1, 1.0, "sudden", [50.0]),
         ([1.0], 0.1, 1.0, "poisson", [100.0]),
     ],
 )
@@ -131,3 +191,11 @@ def test_numbers_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(BadInput):
         request_latency(np.array(service), cv, rate, arrival, percentiles)
+
+
+@pytest.mark.parametrize(
+    ("arrival", "burstiness"), [("poisson", 1.0), ("bursty", -1.0), ("bursty", float("nan"))]
+)
+def test_burstiness_is_of_bursty_arrivals(arrival: str, burstiness: float) -> None:
+    with pytest.raises(BadInput, match="burstiness"):
+        request_latency(np.array([1.0]), 0.1, 1.0, arrival, [50.0], burstiness=burstiness)
