@@ -33,6 +33,7 @@ from igniter_prof.units import MS_PER_S, US_PER_MS
 
 Floats = npt.NDArray[np.float64]
 Neighbours = Literal["busy", "always"]
+Loading = Literal["serial", "overlapped"]
 Verdict = Literal["kept", "missed", "open"]
 
 BLOCKS = 10
@@ -69,15 +70,18 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class Conduct:
-    """How long to simulate, and how the neighbours are taken.
+    """How long to simulate, and what a batch meets.
 
     ``neighbours``: ``busy`` counts those that execute a batch just then, ``always`` takes all of
-    them to execute full batches all the time (what a planner assumes). Each seed is one run of
-    ``warmup_s`` that do not count and ``window_s`` that do; a device gets ``least_seeds`` runs, and
-    further ones up to ``most_seeds`` while a verdict on it is open.
+    them to execute full batches all the time (what a planner assumes). ``loading``: ``serial``
+    starts a batch when the one before has ended; ``overlapped`` loads its inputs while that one
+    computes, as the predicted throughput has it. Each seed is one run of ``warmup_s`` that do not
+    count and ``window_s`` that do; a device gets ``least_seeds`` runs, and further ones up to
+    ``most_seeds`` while a verdict on it is open.
     """
 
     neighbours: Neighbours = "busy"
+    loading: Loading = "serial"
     window_s: float = 30.0
     warmup_s: float = 3.0
     least_seeds: int = 2
@@ -94,6 +98,7 @@ class Outcome:
     requests: int
     mean_ms: float
     p50_ms: float
+    p99_ms: float
     percentile_ms: float
     """At the SLO's percentile."""
     percentile_low_ms: float
@@ -215,13 +220,15 @@ Durations = Callable[[Executing], Sequence[float]]
 class ServiceTimes:
     """Batch latencies by what a device executes; what was asked once is remembered."""
 
-    def __init__(self, predictor: Predictor, neighbours: Neighbours) -> None:
+    def __init__(self, predictor: Predictor, conduct: Conduct) -> None:
         self._predictor = predictor
-        self._always = neighbours == "always"
+        self._always = conduct.neighbours == "always"
+        self._overlapped = conduct.loading == "overlapped"
         self._known: dict[object, list[float]] = {}
+        self._loading: dict[object, list[float]] = {}
 
     def on(self, tenants: Sequence[Tenant]) -> Durations:
-        """Those of one device's tenants."""
+        """Those of one device's tenants, without what ``overlapped_ms`` says."""
         answered: dict[Executing, list[float]] = {}
 
         def durations(executing: Executing) -> list[float]:
@@ -244,11 +251,30 @@ class ServiceTimes:
         ]
 
     def _of(self, own: Tenant, beside: Sequence[Tenant]) -> list[float]:
-        """Latency of a batch of 1, 2, … the batch size beside others: (batch_size,), ms."""
+        """How long a batch of 1, 2, … the batch size beside others takes: (batch_size,), ms."""
         key = (_key(own), tuple(sorted(map(_key, beside))))
         if key not in self._known:
-            self._known[key] = self._predictor.service_ms(own, beside).tolist()
+            takes = self._predictor.service_ms(own, beside) - np.array(self.overlapped_ms(own))
+            self._known[key] = takes.tolist()
         return self._known[key]
+
+    def overlapped_ms(self, own: Tenant) -> list[float]:
+        """The part of a batch's latency in which the one before still computes: (batch_size,), ms.
+
+        It is what the predicted latency has over the time that the throughput leaves to a batch,
+        and none with serial loading.
+        """
+        if not self._overlapped:
+            return [0.0] * own.batch_size
+        key = _key(own)
+        if key not in self._loading:
+            sizes = range(1, own.batch_size + 1)
+            predicted = self._predictor.predict([[_resized(own, size)] for size in sizes])
+            self._loading[key] = [
+                of.latency_ms - MS_PER_S * size / of.throughput_rps
+                for size, (of,) in zip(sizes, predicted, strict=True)
+            ]
+        return self._loading[key]
 
 
 def _key(tenant: Tenant) -> tuple[str, int, float]:
@@ -354,9 +380,14 @@ class Seen:
         )
 
 
-def latencies_ms(arrivals: Floats, batches: Batches) -> Floats:
-    """Of each request, in the order of arrival: (n,), ms."""
-    return np.repeat(np.array(batches.ends_ms), np.array(batches.sizes, dtype=int)) - arrivals
+def latencies_ms(arrivals: Floats, batches: Batches, after_ms: Sequence[float]) -> Floats:
+    """Of each request, in the order of arrival: (n,), ms.
+
+    ``after_ms``: (batch_size,) what follows the end of a batch of 1, 2, …
+    """
+    sizes = np.array(batches.sizes, dtype=int)
+    ends = np.array(batches.ends_ms) + np.array(after_ms)[sizes - 1]
+    return np.repeat(ends, sizes) - arrivals
 
 
 def run_once(room: Room, times: ServiceTimes, conduct: Conduct, number: int) -> list[Seen]:
@@ -383,12 +414,12 @@ def run_once(room: Room, times: ServiceTimes, conduct: Conduct, number: int) -> 
         [served.queue_delay_us / US_PER_MS for served in room.tenants],
     )
     seen = []
-    for instants, taken in zip(arrivals, batches, strict=True):
+    for served, instants, taken in zip(room.tenants, arrivals, batches, strict=True):
         counted = (instants >= begin) & (instants < end)
         part = (instants[counted] - begin) / (end - begin) * BLOCKS
         seen.append(
             Seen(
-                latencies_ms(instants, taken)[counted],
+                latencies_ms(instants, taken, times.overlapped_ms(served.tenant))[counted],
                 np.minimum(part.astype(np.int64), BLOCKS - 1),
                 len(instants) / len(taken.sizes) if taken.sizes else 0.0,
             )
@@ -417,7 +448,7 @@ def share_interval(hit: npt.NDArray[np.bool_], block: npt.NDArray[np.int64]) -> 
     total, share = len(hit), float(hit.mean())
     counts = np.bincount(block)
     scatter = np.bincount(block, weights=hit) - share * counts
-    number = max(np.count_nonzero(counts), 2)
+    number = max(int(np.count_nonzero(counts)), 2)
     plain = share * (1.0 - share) * total
     effect = float(scatter @ scatter) * number / (number - 1) / plain if plain > 0 else 1.0
     square = student_t(number - 1, CONFIDENCE) ** 2 / total * max(effect, 1.0)
@@ -452,6 +483,7 @@ def outcome(served: Served, device: str, seen: Seen) -> Outcome:
         requests=len(latency),
         mean_ms=float(latency.mean()),
         p50_ms=float(np.median(latency)),
+        p99_ms=float(np.percentile(latency, 99.0)),
         percentile_ms=value,
         percentile_low_ms=float(ends[0]),
         percentile_high_ms=float(ends[1]),
@@ -498,8 +530,6 @@ def _simulate_some(devices: Iterable[Room], conduct: Conduct) -> list[Outcome]:
     times: dict[int, ServiceTimes] = {}
     found = []
     for room in devices:
-        service = times.setdefault(
-            id(room.predictor), ServiceTimes(room.predictor, conduct.neighbours)
-        )
+        service = times.setdefault(id(room.predictor), ServiceTimes(room.predictor, conduct))
         found += simulate_device(room, service, conduct)
     return found
