@@ -65,7 +65,8 @@ def load_pct(tenant: PlanTenant) -> float | None:
     predicted = tenant.predicted
     if predicted is None or predicted.slo_percentile_ms is None:
         return None
-    return 100 * predicted.slo_percentile_ms / tenant.slo_ms
+    # divided first: at most 100 exactly where it is not late
+    return 100 * (predicted.slo_percentile_ms / tenant.slo_ms)
 
 
 def overloaded(tenant: PlanTenant) -> bool:

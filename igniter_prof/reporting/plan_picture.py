@@ -35,8 +35,9 @@ _WIDTH = 11.0
 _LANE, _GAP = 0.19, 0.13
 _LEAST_LANES = 2  # a bar has room for two lines of text
 _GUTTER = 0.14
-_PANEL, _VALUE, _USED = 1.75, 1.5, 0.5
+_PANEL, _VALUE, _USED = 1.6, 1.72, 0.6
 _NAMES = (0.5, 1.7)  # least and most of a column of names
+_VALUE_LETTERS = 22  # that a value has room for
 _LEGEND_ROW = 0.21
 _BODY_PT, _SMALL_PT = 8.5, 7.5
 
@@ -62,11 +63,9 @@ def write_picture(inputs: Sequence[Path], out: Path) -> Path:
     sources = read_inputs(inputs)
     plans = [source.content for source in sources if isinstance(source.content, Plan)]
     if len(sources) != 1 or not plans:
-        what = "an SVG is the picture of one plan"
-        given = plural(len(sources), "input")
+        given = f"{plural(len(sources), 'input')} with {plural(len(plans), 'plan')}"
         raise BadInput(
-            f"{what}, but there {'is' if len(sources) == 1 else 'are'} {given},"
-            f" {plural(len(plans), 'plan')} among them",
+            f"an SVG is the picture of one plan, and this would be of {given}",
             where=str(out),
             hint="give one PLAN.json, or an --out that ends in .html for all of them",
         )
@@ -78,7 +77,7 @@ def write_picture(inputs: Sequence[Path], out: Path) -> Path:
 
 def plan_svg(plan: Plan) -> str:
     """The picture of a plan as a whole SVG document, in colours of its own, with text as text."""
-    svg = draw_plan(plan, "plan", heading=True)
+    svg = draw_plan(plan, shown_of(plan), "plan", heading=True)
     for name, colour in _LITERAL.items():
         svg = svg.replace(f"var(--{name})", colour)
     start = svg.index(">") + 1
@@ -87,9 +86,8 @@ def plan_svg(plan: Plan) -> str:
     return f"{svg[: start - 1]}{font}>{paper}{svg[start:]}\n"
 
 
-def draw_plan(plan: Plan, name: str, *, heading: bool = False) -> str:
+def draw_plan(plan: Plan, shown: Shown, name: str, *, heading: bool = False) -> str:
     """The picture of a plan as SVG markup for an HTML page; all its ids begin with ``name``."""
-    shown = shown_of(plan)
     looks = drawing.colour_of(tenant.model for tenant in tenants_of(plan.devices))
     layout = _layout(plan, shown, looks, heading=heading)
     about = f"{plural(len(plan.devices), 'device')}, their tenants, shares and predicted latencies"
@@ -108,7 +106,7 @@ def draw_plan(plan: Plan, name: str, *, heading: bool = False) -> str:
         for top, kind, labels, names in rows:
             middle = top + _height(kind) / 2
             for line, text in enumerate(labels):
-                y = middle + _LANE * (line - (len(labels) - 1) / 2)
+                y = middle + 0.15 * (line - (len(labels) - 1) / 2)
                 size, colour = (_SMALL_PT, drawing.MUTED) if line else (_BODY_PT, drawing.INK)
                 _text(axes, layout.bars - 0.1, y, text, size=size, color=colour, ha="right")
             _bar(axes, layout, kind, top, looks, merged=shown.merged)
@@ -220,31 +218,41 @@ def _column_width(texts: Iterable[str]) -> float:
 _NAME_LETTERS = int(_NAMES[1] * 72 / _points(1, _BODY_PT))
 
 
+def _fit(name: str, letters: int) -> str:
+    """A name, cut in the middle if it is long: names often differ in their ends."""
+    clean = drawing.label(name, len(name) + 1)
+    if len(clean) <= letters:
+        return clean
+    tail = letters // 2
+    return f"{clean[: letters - tail - 1]}…{clean[len(clean) - tail :]}"
+
+
 def _device_lines(plan: Plan, kind: Kind, *, merged: bool) -> tuple[str, ...]:
     """Name or number of devices; type, where there are several; power and memory, if known."""
     device = kind.device
     several = len(plan.device_types) > 1 or len({d.type for d in plan.devices}) > 1
     kind_name = type_name(plan, device)
-    first = f"× {kind.count}" if merged else drawing.label(device.name, _NAME_LETTERS)
-    lines = [first]
-    if several and kind_name is not None:
-        if merged:
-            lines = [drawing.label(f"{kind_name} {first}", _NAME_LETTERS)]
-        else:
+    number_of = f" × {kind.count}"
+    if merged:
+        room = _NAME_LETTERS - len(number_of)
+        lines = [drawing.label(kind_name or "", room) + number_of if several else number_of[1:]]
+    else:
+        lines = [_fit(device.name, _NAME_LETTERS)]
+        if several and kind_name is not None:
             lines.append(drawing.label(kind_name, _NAME_LETTERS))
     known = [
         None if device.power_w is None else f"{number(device.power_w)} W",
         None if device.memory_mib is None else f"{number(device.memory_mib / 1024)} GiB",
     ]
-    if any(known) and (len(lines) == 1 or len(kind.lanes) > _LEAST_LANES):
-        lines.append(", ".join(filter(None, known)))
+    if any(known):
+        lines.append(", ".join(filter(None, known)) + (" each" if merged else ""))
     return tuple(lines)
 
 
 def _lane_names(kind: Kind, *, merged: bool) -> tuple[str, ...]:
     def name(tenant: PlanTenant, count: int) -> str:
         if not merged:
-            return drawing.label(tenant.workload, _NAME_LETTERS)
+            return _fit(tenant.workload, _NAME_LETTERS)
         times = f"{count} × " if count > 1 else ""
         rate = f" {number(tenant.rate_rps)}/s"
         return times + drawing.label(tenant.model, _NAME_LETTERS - len(times + rate)) + rate
@@ -335,6 +343,8 @@ def _bar(
                 size=_SMALL_PT if line else _BODY_PT,
                 weight="normal" if line else "bold",
                 color=drawing.text_on(colour),
+                # a hatch would run through it
+                bbox={"facecolor": colour, "linewidth": 0, "pad": 0.8} if hatch else None,
             )
         left += width
         used += tenant.share_pct
@@ -361,9 +371,10 @@ def _bar_texts(tenant: PlanTenant, room_points: float, *, merged: bool) -> tuple
     if detail is None:
         return ()
     bold_letters = int(room_points / (1.12 * _points(1, _BODY_PT)))
-    if bold_letters < 4:
+    name = tenant.model if merged else tenant.workload
+    if bold_letters < min(len(name), 5):
         return (detail,)
-    return (drawing.label(tenant.model if merged else tenant.workload, bold_letters), detail)
+    return (drawing.label(name, bold_letters) if merged else _fit(name, bold_letters), detail)
 
 
 def _lanes(
@@ -397,7 +408,9 @@ def _lanes(
             _box(axes, layout.panel, y - 0.04, width, 0.08, **look)
             _whisker(axes, tenant, layout, y, per_pct)
         weight = "bold" if broken(tenant) else "normal"
-        _text(axes, layout.panel + _PANEL, y, _value_text(tenant), weight=weight)
+        value = _value_text(tenant)
+        size = _BODY_PT if len(value) <= _VALUE_LETTERS else _SMALL_PT
+        _text(axes, layout.panel + _PANEL, y, value, weight=weight, size=size)
         used = utilisation(tenant)
         text = "–" if used is None else f"{100 * used:.0f}%"
         over_load = overloaded(tenant)
@@ -413,13 +426,14 @@ def _lanes(
 
 
 def _whisker(axes: Axes, tenant: PlanTenant, layout: _Layout, y: float, per_pct: float) -> None:
-    low, high = (None if end is None else min(end, layout.end_pct) for end in _ends_pct(tenant))
+    low, high = _ends_pct(tenant)
     if low is None or high is None:
         return
-    ends = (layout.panel + low * per_pct, layout.panel + high * per_pct)
+    ends = [layout.panel + min(end, layout.end_pct) * per_pct for end in (low, high)]
     _line(axes, ends, (y, y))
-    for x in ends:
-        _line(axes, (x, x), (y - 0.04, y + 0.04))
+    for x, end in zip(ends, (low, high), strict=True):
+        if end <= layout.end_pct:  # beyond the panel it goes on
+            _line(axes, (x, x), (y - 0.04, y + 0.04))
 
 
 def _ends_pct(tenant: PlanTenant) -> tuple[float | None, float | None]:

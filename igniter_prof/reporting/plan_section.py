@@ -93,8 +93,8 @@ def _facts(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("no plan costs less than", _amount(plan.bound, plan.objective)),
         ("gap", gap),
         ("bound proven by", _certificate_text(plan)),
-        ("mean power, predicted", _power_text(plan)),
-        ("price", _price_text(plan)),
+        ("mean power, predicted", None if objective == "power" else _power_text(plan)),
+        ("price", None if objective == "price" else _price_text(plan)),
         ("solved in", None if plan.solve_s is None else f"{plan.solve_s:.2g} s"),
         ("made", f"{when(plan.created_at)}, igprof {plan.igprof}"),
     ]
@@ -160,7 +160,7 @@ def _objective_text(objective: Objective) -> str:
 
 
 def _amount(value: float | None, objective: Objective) -> str | None:
-    """A cost with its unit, to four digits: a gap of a part in a thousand is to be seen."""
+    """A cost with its unit, to six digits: a gap of a part in a thousand is to be seen."""
     if value is None:
         return None
     text = f"{value:.0f}" if value == round(value) else f"{value:.6g}"
@@ -209,7 +209,7 @@ def _device_plot(plan: Plan, shown: Shown, prefix: str) -> Plot:
         )
     if shown.hidden:
         caption += f" Not drawn: {hidden_text(shown)}."
-    return Plot(name, "Devices", draw_plan(plan, name), caption)
+    return Plot(name, "Devices", draw_plan(plan, shown, name), caption)
 
 
 def _promise_plot(plan: Plan, prefix: str) -> Plot | None:
@@ -377,6 +377,7 @@ def _kind_table(plan: Plan, shown: Shown, prefix: str) -> Table | None:
         rows,
         caption,
         folded=len(rows) > 24,
+        limit=200,
     )
 
 
