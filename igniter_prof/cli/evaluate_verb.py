@@ -124,7 +124,7 @@ def command(
             f"{len(violated)} of {len(result.workloads)} workloads miss their SLO:"
             f" {', '.join(each.workload for each in violated)}",
             where=str(out),
-            hint="plan with a margin (igprof plan --margin interval), or see igprof report",
+            hint="plan with a margin (igprof plan --confidence 0.9), or see igprof report",
         )
 
 

@@ -171,8 +171,9 @@ def on_option(function: F) -> F:
     option = click.option(
         "--on",
         multiple=True,
-        metavar="DEVICE",
-        help="A real device for the plan's next device; by default the one that it was made for.",
+        metavar="[TYPE=]DEVICE",
+        help="A real device for the plan's next device (of that type); by default the one that was"
+        " profiled.",
     )
     return option(function)
 
@@ -180,26 +181,23 @@ def on_option(function: F) -> F:
 def devices_for(
     plan: Plan, on: tuple[str, ...], options: ServeOptions | None = None
 ) -> list[Device]:
-    """The real devices of a plan, in its order, as the runtime sees them.
+    """A real device for each of a plan's, as the runtime sees it; several times where short.
 
     Raises:
         MissingCapability: no container engine answers.
         BadInput: a device does not exist, is named twice, or is of another kind than the plan's.
     """
+    from igniter_prof.deployment import assign, type_of
     from igniter_prof.errors import BadInput
     from igniter_prof.serving import ServeOptions, device_for
 
-    if not on:
-        if plan.device_type is None:
-            raise BadInput("the plan does not say what it is for", hint="name a device with --on")
-        on = (plan.device_type.id,)
-    devices = [device_for(spec, options or ServeOptions()) for spec in on]
-    if len({device.id for device in devices}) < len(devices):
-        raise BadInput("a device is named twice", where="--on")
-    for device in devices:
-        if plan.device_type is not None and device.kind != plan.device_type.kind:
-            raise BadInput(
-                f"the plan was made for a {plan.device_type.kind} device, {device.id} is none",
-                where="--on",
-            )
-    return devices
+    options = options or ServeOptions()
+    if on:
+        given = [(spec.rpartition("=")[0] or None, spec.rpartition("=")[2]) for spec in on]
+        return assign(plan, [(name, device_for(spec, options)) for name, spec in given])
+    profiled = [type_of(plan, device) for device in plan.devices]
+    if any(each is None or each.device is None for each in profiled):
+        raise BadInput("the plan does not say what it is for", hint="name a device with --on")
+    ids = [each.device.id for each in profiled if each is not None and each.device is not None]
+    found = {spec: device_for(spec, options) for spec in dict.fromkeys(ids)}
+    return [found[spec] for spec in ids]

@@ -14,8 +14,8 @@ from igniter_prof.records import SCHEMA_VERSION, Positive, Record
 
 DeviceTypeName = Annotated[
     str,
-    # a field of a CSV file separates several of them by ; or blanks
-    Field(pattern=r"^[^\s;]+$", description="no blanks, no semicolon"),
+    # a CSV file separates several by ; or blanks, and --on writes NAME=DEVICE
+    Field(pattern=r"^[^\s;=]+$", description="no blanks, no semicolon, no equals sign"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Starts a plan and keeps it: launch, status, stop."""
 
+from igniter_prof.deployment.assigning import assign, type_of
 from igniter_prof.deployment.launched import (
     Health,
     Launched,
@@ -21,6 +22,7 @@ __all__ = [
     "Health",
     "Launched",
     "all_launched",
+    "assign",
     "attached",
     "damaged",
     "find_launched",
@@ -31,5 +33,6 @@ __all__ = [
     "stop",
     "stop_all",
     "tenants_of",
+    "type_of",
     "unplanned",
 ]

@@ -62,13 +62,13 @@ def launch(
     Args:
         plan: what to start.
         plan_path: the file that it came from, for people.
-        devices: a real device for each of the plan's, in its order.
+        devices: a real device for each of the plan's, in its order (``assign``).
         options: how to serve.
         on_device: told the plan's device and the real one before its servers start.
 
     Raises:
         BadInput: the plan is launched already.
-        MissingCapability: fewer real devices than the plan has.
+        MissingCapability: fewer real devices than the plan has, so that some stand there twice.
         OutsideFailure: a tenant did not start; nothing is left running.
     """
     if _path(plan).exists() or launched_from(plan_path):
@@ -77,15 +77,16 @@ def launch(
             where=str(plan_path),
             hint=f"igprof stop {plan_path}",
         )
-    if len(devices) < len(plan.devices):
+    there = len({device.id for device in devices})
+    if there < len(plan.devices):
         raise MissingCapability(
-            f"needs {len(plan.devices)} devices, {len(devices)} are there",
+            f"needs {len(plan.devices)} devices, {there} are there",
             where=str(plan_path),
             hint="name them with --on, once for each; igprof evaluate can try them in turn on one",
         )
     started: list[LaunchedDevice] = []
     try:
-        for planned, real in zip(plan.devices, devices, strict=False):
+        for planned, real in zip(plan.devices, devices, strict=True):
             if on_device is not None:
                 on_device(planned.name, real.id)
             state = serving.launch(real, tenants_of(planned), options)

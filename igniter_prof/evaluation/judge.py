@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from igniter_prof.errors import BadInput
 from igniter_prof.records import MEASURED, Load, PlanDevice, PlanTenant, WorkloadResult
 from igniter_prof.session import Observed, lagged_pct
 from igniter_prof.statistics import answered_rps, latencies_ms, summarise
@@ -11,8 +12,26 @@ ROUNDING_PCT = 1e-9
 
 
 def loads_of(device: PlanDevice) -> list[Load]:
-    """The traffic that each tenant of a plan's device was planned for: open loops."""
-    return [Load(kind=tenant.arrival, rate_rps=tenant.rate_rps) for tenant in device.tenants]
+    """The traffic that each tenant of a plan's device was planned for: open loops.
+
+    Raises:
+        BadInput: arrivals are bursty, and it is not said how much.
+    """
+    return [_load_of(tenant) for tenant in device.tenants]
+
+
+def _load_of(tenant: PlanTenant) -> Load:
+    bursty = tenant.arrival == "bursty"
+    if bursty and tenant.burstiness is None:
+        raise BadInput(
+            f"'{tenant.workload}' has bursty arrivals without a burstiness",
+            hint="plan it again, or add the tenant's 'burstiness' to the plan",
+        )
+    return Load(
+        kind=tenant.arrival,
+        rate_rps=tenant.rate_rps,
+        burstiness=tenant.burstiness if bursty else None,
+    )
 
 
 def judge(

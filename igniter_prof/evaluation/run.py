@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from igniter_prof import __version__
 from igniter_prof.config.devices import spare_cores
 from igniter_prof.deployment import attached, tenants_of
+from igniter_prof.errors import BadInput
 from igniter_prof.evaluation.joined import Joined
 from igniter_prof.evaluation.judge import judge, loads_of
 from igniter_prof.files import now_utc
@@ -17,6 +18,7 @@ from igniter_prof.load.worker import OPEN_LOOP_THREADS
 from igniter_prof.records import (
     Conditions,
     Device,
+    Load,
     Plan,
     PlanDevice,
     Result,
@@ -47,11 +49,13 @@ def evaluate(
 
     All tenants of a device are loaded at once. A launched plan is loaded on all its devices at
     once; otherwise the plan is started for the evaluation, on as many of its devices at a time as
-    there are real ones, so that a plan for many devices can be tried on one.
+    there are real ones, so that a plan for many devices can be tried on one. A replica is a tenant
+    like any other, with its own part of the rate and its own verdict.
 
     Args:
         plan: what to evaluate.
-        devices: real devices, in the order of the plan's.
+        devices: a real device for each of the plan's, in its order (``deployment.assign``); those
+            that share a real device are evaluated in turn.
         options: how to serve what is started.
         launched: use the servers that ``igprof launch`` started.
         duration_s: length of the counted window on each device.
@@ -62,13 +66,16 @@ def evaluate(
         on_device: told the plan's device and the real one before it is loaded.
 
     Raises:
-        BadInput: the plan is not launched.
+        BadInput: the plan is not launched, or lacks what its traffic needs.
         OutsideFailure: something other than a tenant failed.
     """
     began = time.monotonic()
     stopping = stopping or Stopping()
+    loads = {device.name: loads_of(device) for device in plan.devices}
+    if len(loads) < len(plan.devices):
+        raise BadInput("two devices of the plan have one name", hint="rename one of them")
 
-    results: list[WorkloadResult] = []
+    judged: dict[str, list[WorkloadResult]] = {}
     conditions: Conditions | None = None
     turns = list(_turns(plan.devices, devices))
     for turn in turns:
@@ -88,20 +95,31 @@ def evaluate(
                             deploy(real, tenants_of(planned), options=options)
                         )
                 except TenantFailure as failure:
-                    results += _judged(planned, failed_window(tenants_of(planned), failure))
+                    judged[planned.name] = _judged(
+                        planned, failed_window(tenants_of(planned), failure)
+                    )
                     conditions = conditions or conditions_of(None, real, options.runtime)
                     continue
                 conditions = conditions or conditions_of(deployment, real)
                 running.append((planned, deployment))
             if running:
                 window = _load(
-                    running, clients, used, stopping, protocol, sources or {}, seed, duration_s
+                    running,
+                    clients,
+                    [load for planned, _ in running for load in loads[planned.name]],
+                    used,
+                    stopping,
+                    protocol,
+                    sources or {},
+                    seed,
+                    duration_s,
                 )
-                results += _split(running, window)
+                judged.update(_split(running, window))
         if turn is not turns[-1]:
             for real in used:
                 come_to_rest(real, stopping.cooldown_s)
     assert conditions is not None  # a plan has at least one device
+    results = [result for device in plan.devices for result in judged[device.name]]
     return Result(
         plan_hash=plan.digest(),
         igprof=__version__,
@@ -118,6 +136,7 @@ def evaluate(
 def _load(
     running: Sequence[tuple[PlanDevice, Deployment]],
     clients: Sequence[Generator],
+    loads: Sequence[Load],
     used: Sequence[Device],
     stopping: Stopping,
     protocol: str,
@@ -131,7 +150,7 @@ def _load(
     return measure(
         joined,
         clients[: len(tenants)],
-        loads=[load for planned, _ in running for load in loads_of(planned)],
+        loads=loads,
         sources=[sources.get(tenant.model) or InputSource(seed=seed) for tenant in tenants],
         protocol=protocol,
         stopping=stopping,
@@ -145,13 +164,13 @@ def _load(
 
 def _split(
     running: Sequence[tuple[PlanDevice, Deployment]], window: Window
-) -> Iterator[WorkloadResult]:
-    """The verdicts of each device's tenants, out of the one window that they were measured in."""
+) -> Iterator[tuple[str, list[WorkloadResult]]]:
+    """Each device's name and verdicts, out of the one window that all were measured in."""
     first = 0
     for planned, _ in running:
         part = window.tenants[first : first + len(planned.tenants)]
         first += len(planned.tenants)
-        yield from _judged(planned, Window(part, window.start_ns, window.end_ns))
+        yield planned.name, _judged(planned, Window(part, window.start_ns, window.end_ns))
 
 
 def _judged(planned: PlanDevice, window: Window) -> list[WorkloadResult]:
@@ -164,23 +183,35 @@ def _judged(planned: PlanDevice, window: Window) -> list[WorkloadResult]:
 def _turns(
     planned: Sequence[PlanDevice], real: Sequence[Device]
 ) -> Iterator[list[tuple[PlanDevice, Device]]]:
-    for start in range(0, len(planned), len(real)):
-        yield list(zip(planned[start : start + len(real)], real, strict=False))
+    """The devices to evaluate at once, turn after turn: each real device once a turn."""
+    left = list(zip(planned, real, strict=True))
+    while left:
+        turn: dict[str, tuple[PlanDevice, Device]] = {}
+        for pair in left:
+            turn.setdefault(pair[1].id, pair)
+        left = [pair for pair in left if turn[pair[1].id] is not pair]
+        yield list(turn.values())
 
 
 def _notes(
     plan: Plan, devices: Sequence[Device], results: Sequence[WorkloadResult], launched: bool
 ) -> Iterator[str]:
-    if not launched and len(devices) < len(plan.devices):
+    there = list(dict.fromkeys(device.id for device in devices))
+    if not launched and len(there) < len(plan.devices):
         yield (
-            f"the plan's {len(plan.devices)} devices were evaluated in turn on {len(devices)}"
-            f" ({', '.join(device.id for device in devices)})"
+            f"the plan's {len(plan.devices)} devices were evaluated in turn on {len(there)}"
+            f" ({', '.join(there)})"
         )
-    for result in results:
-        if result.percentile >= 99 and 0 < result.requests < P99_REQUESTS:
+    if plan.left_out:
+        yield f"the plan leaves out, and so this evaluation: {', '.join(plan.left_out)}"
+    tenants = (tenant for device in plan.devices for tenant in device.tenants)
+    for tenant, result in zip(tenants, results, strict=True):
+        # in bursts, requests share their fate
+        least = int(P99_REQUESTS * max(1.0, tenant.burstiness or 1.0))
+        if result.percentile >= 99 and 0 < result.requests < least:
             yield (
                 f"{result.workload}: {result.requests} requests are few for"
-                f" a p{result.percentile:g} ({P99_REQUESTS} are the least); evaluate longer"
+                f" a p{result.percentile:g} ({least} are the least); evaluate longer"
             )
         if (result.lagged_pct or 0) > 5:
             yield (

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from igniter_prof.errors import BadInput
 from igniter_prof.evaluation import evaluate, judge, loads_of, run
 from igniter_prof.records import (
     MEASURED,
     REQUEST_DTYPE,
     WARMUP,
     Device,
+    Load,
     Plan,
     PlanDevice,
     PlanTenant,
     Stopping,
 )
 from igniter_prof.serving import ServeOptions, TenantFailure
-from igniter_prof.session import Observed
+from igniter_prof.session import Observed, Window
 from tests.kserve import FakeDeployment, KServe, kserve
 
 DEVICES = [Device(id=f"cpu:{core}", kind="cpu", name="a CPU", cores=(core,)) for core in range(2)]
@@ -104,6 +106,16 @@ def test_loads_are_the_planned_open_loops() -> None:
     device = PlanDevice(name="d", tenants=(_tenant(arrival="constant", rate_rps=7),))
     (load,) = loads_of(device)
     assert (load.kind, load.rate_rps) == ("constant", 7)
+    device = PlanDevice(name="d", tenants=(_tenant(arrival="bursty", burstiness=4, rate_rps=7),))
+    assert loads_of(device) == [Load(kind="bursty", rate_rps=7, burstiness=4)]
+
+
+def test_bursty_arrivals_of_unknown_burstiness_are_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "deploy", None)
+    with pytest.raises(BadInput, match="'w' has bursty arrivals without"):
+        _evaluate(_plan((_tenant(),), (_tenant(arrival="bursty"),)), 1)
 
 
 @pytest.fixture
@@ -128,7 +140,7 @@ def _plan(*devices: tuple[PlanTenant, ...]) -> Plan:
 def _evaluate(plan: Plan, count: int, **changes: Any) -> Any:
     return evaluate(
         plan,
-        DEVICES[:count],
+        [DEVICES[index % count] for index in range(len(plan.devices))],
         ServeOptions(),
         launched=False,
         duration_s=0.6,
@@ -194,6 +206,72 @@ def test_a_tenant_that_does_not_start_is_a_verdict(monkeypatch: pytest.MonkeyPat
     result = _evaluate(_plan((_tenant("a"), _tenant("b"))), 1)
     assert [each.status for each in result.workloads] == ["invalid", "crashed"]
     assert result.slo_met is False
+
+
+def test_replicas_are_judged_apart_and_what_is_left_out_is_said(
+    server: KServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kserve() as other:
+        other.service_s = lambda: 0.03
+        servers = {"cpu:0": server, "cpu:1": other}
+        monkeypatch.setattr(
+            run,
+            "deploy",
+            lambda device, tenants, *, options: contextlib.nullcontext(
+                FakeDeployment([servers[device.id]], tenants)
+            ),
+        )
+        replicas = [
+            _tenant(f"w.{k}", replica_of="w", rate_rps=rate_rps, slo_ms=slo_ms)
+            for k, rate_rps, slo_ms in ((1, 60, 500), (2, 20, 15))
+        ]
+        plan = _plan(*((each,) for each in replicas)).model_copy(update={"left_out": ("idle",)})
+        result = _evaluate(plan, 2)
+    first, second = result.workloads
+    assert (first.workload, first.slo_met) == ("w.1", True)
+    assert (second.workload, second.slo_met) == ("w.2", False)
+    assert first.requests > 1.5 * second.requests > 0
+    assert any(note.endswith("leaves out, and so this evaluation: idle") for note in result.notes)
+
+
+def test_devices_take_turns_on_the_real_ones_that_they_share(
+    server: KServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[list[str]] = []
+    monkeypatch.setattr(
+        run,
+        "deploy",
+        lambda device, tenants, *, options: contextlib.nullcontext(
+            FakeDeployment([server], tenants)
+        ),
+    )
+
+    def load(running: Any, *_: Any) -> Window:
+        turns.append([planned.name for planned, _ in running])
+        ended = Observed(np.zeros(0, REQUEST_DTYPE), "oom")
+        return Window((ended,) * len(running), None, None)
+
+    monkeypatch.setattr(run, "_load", load)
+    plan = _plan(*((_tenant(name),) for name in "abcd"))
+    real = [DEVICES[0], DEVICES[0], DEVICES[1], DEVICES[0]]
+    result = evaluate(plan, real, ServeOptions(), launched=False, duration_s=1, stopping=STOPPING)
+    assert turns == [["device-0", "device-2"], ["device-1"], ["device-3"]]
+    assert [each.workload for each in result.workloads] == ["a", "b", "c", "d"]
+    assert any("4 devices were evaluated in turn on 2 (cpu:0, cpu:1)" in n for n in result.notes)
+
+
+def test_bursts_ask_for_more_requests(server: KServe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        run,
+        "deploy",
+        lambda device, tenants, *, options: contextlib.nullcontext(
+            FakeDeployment([server], tenants)
+        ),
+    )
+    bursty = _tenant("b", arrival="bursty", burstiness=4, rate_rps=100)
+    result = _evaluate(_plan((bursty,)), 1)
+    assert result.workloads[0].requests > 5
+    assert any("(2648 are the least)" in note for note in result.notes)
 
 
 def test_few_requests_are_noted(server: KServe, monkeypatch: pytest.MonkeyPatch) -> None:
