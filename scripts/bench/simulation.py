@@ -517,13 +517,23 @@ def simulate(devices: Sequence[Room], conduct: Conduct, *, processes: int = 1) -
     """What each tenant's requests meet, in the order of the devices and their tenants."""
     if processes <= 1 or len(devices) < 2:
         return _simulate_some(devices, conduct)
-    # dealt out like cards: busy devices often stand side by side
-    hands = [devices[start::processes] for start in range(processes)]
-    work = partial(_simulate_some, conduct=conduct)
-    with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
-        played = list(pool.map(work, hands))
+    # a fork inherits them, as predictors cannot be sent
+    with ProcessPoolExecutor(
+        processes, get_context("fork"), initializer=_inherited.extend, initargs=(devices,)
+    ) as pool:
+        # dealt out like cards: devices alike often stand side by side
+        work = partial(_simulate_hand, processes=processes, conduct=conduct)
+        hands = list(pool.map(work, range(processes)))
     place = {room.name: number for number, room in enumerate(devices)}
-    return sorted((each for hand in played for each in hand), key=lambda each: place[each.device])
+    return sorted((each for hand in hands for each in hand), key=lambda each: place[each.device])
+
+
+_inherited: list[Room] = []
+"""In a process that simulates a part of a plan: all of its devices."""
+
+
+def _simulate_hand(start: int, processes: int, conduct: Conduct) -> list[Outcome]:
+    return _simulate_some(_inherited[start::processes], conduct)
 
 
 def _simulate_some(devices: Iterable[Room], conduct: Conduct) -> list[Outcome]:

@@ -30,6 +30,7 @@ class Known:
     def __init__(self, service_ms: Sequence[float], pressure: float = 0.0) -> None:
         self._service_ms = np.asarray(service_ms, dtype=np.float64)
         self._pressure = pressure
+        self.unsendable = lambda: None  # as in what is fitted: no process can be sent it
 
     def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> Any:
         slower = 1.0 + self._pressure * sum(each.batch_size for each in neighbours)
