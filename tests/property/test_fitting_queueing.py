@@ -79,6 +79,35 @@ def test_constant_arrivals_as_simulated(largest: int, fixed: float, load: float,
 
 
 @given(
+    largest=st.integers(1, 16),
+    fixed=st.floats(0.0, 4.0),
+    load=st.floats(0.05, 0.7),
+    cv=st.sampled_from([0.0, 0.05, 0.2, 0.5]),
+    burstiness=st.floats(0.1, 6.0),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=15, deadline=None, derandomize=True, phases=NO_SHRINKING)
+def test_bursty_arrivals_as_simulated(
+    largest: int, fixed: float, load: float, cv: float, burstiness: float, seed: int
+) -> None:
+    service = 5.0 * (fixed + np.arange(1, largest + 1))
+    rate = load * largest / service[-1] * 1000.0
+    draw = np.random.default_rng(seed + 5000)
+    gaps = draw.gamma(1.0 / burstiness, burstiness * 1000.0 / rate, 2 * REQUESTS)
+    latency, mean_batch = simulate(service, cv, np.cumsum(gaps), seed)
+    estimate = request_latency(
+        service, cv, rate, "bursty", [50.0, 90.0, 99.0], burstiness=burstiness
+    )
+    assert list(estimate.quantiles_ms.values()) == sorted(estimate.quantiles_ms.values())
+    assert estimate.mean_ms == pytest.approx(latency.mean(), rel=0.06)
+    assert estimate.mean_batch == pytest.approx(mean_batch, rel=0.03)
+    for percentile, value in estimate.quantiles_ms.items():
+        margin = 1.5 if percentile < 95 else 0.4
+        low, high = np.percentile(latency, [percentile - margin, percentile + margin])
+        assert 0.95 * low <= value <= 1.05 * high
+
+
+@given(
     largest=st.integers(1, 32),
     fixed=st.floats(0.0, 4.0),
     load=st.floats(0.02, 0.95),
