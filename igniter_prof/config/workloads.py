@@ -267,7 +267,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
 
 
 def _top_level(text: str) -> list[tuple[str, yaml.Node]]:
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    # libyaml's, where it is there: several times as quick, which thousands of workloads notice
+    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     return [(str(key.value), value) for key, value in pairs]
 

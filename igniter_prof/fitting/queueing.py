@@ -185,7 +185,7 @@ def _bursty(
     # a batch of n stands there n times
     per_batch = float((1.0 / batch).sum())
     utilisation = min(1.0, rate * float((took / batch).sum()) / batch.size)
-    mean_batch = batch.size / per_batch
+    mean_batch = min(batch.size / per_batch, largest)
 
     known = max(0.3, 1.0 - _EXCEEDANCES * max(1.0, memory) / latency.size)
     quantiles = np.percentile(latency, percentiles)
