@@ -36,7 +36,7 @@ PLANNED = ("--share-step", "2.5", "--extrapolate", "--max-tenants", "48")
 """iGniter's share unit, its profile of few shares extrapolated, and the limit of MPS clients."""
 
 HALF_MEAN, PERCENTILE = "half-mean", "percentile"
-BASELINE_LIMIT_S = 300.0
+BASELINE_LIMIT_S = 150.0
 
 LAUNCH = """\
 import json, os, signal, sys, time
@@ -272,22 +272,23 @@ def planned(bench: Bench, name: str, strategy: str, rule: str, *, check: bool = 
     limit_s = bench.limit_s or (
         0.8 * GOALS[name].seconds if strategy == "optimal" else BASELINE_LIMIT_S
     )
+    killed_s = 2 * limit_s + 60
     out.unlink(missing_ok=True)
     options = ("--strategy", strategy, "--time-limit", f"{limit_s:g}", "--out", out, "--json")
     note(f"{name}, {strategy}, {rule} ...")
     status, wall_s, peak_mib = igprof(
         bench.work,
-        2 * limit_s + 60,
+        killed_s,
         *("plan", bench.coefficients, workloads, "--latency-rule", rule, *PLANNED, *options),
     )
     made = replace(made, wall_s=wall_s, peak_mib=peak_mib)
     if status != 0 or not out.exists():
-        over = f"over {2 * limit_s + 60:g} s" if status == KILLED else f"exit status {status}"
+        over = f"over {killed_s:g} s" if status == KILLED else f"exit status {status}"
         return replace(made, failure=over)
     made = replace(made, plan=figures(read_record(out, Plan)))
     if check:
         arguments = ("check", out, bench.coefficients, "--workloads", workloads)
-        status, seconds, peak = igprof(bench.work, 2 * limit_s + 600, *arguments)
+        status, seconds, peak = igprof(bench.work, killed_s, *arguments)
         made = replace(made, check=Check(status == 0, seconds, peak))
     return made
 
