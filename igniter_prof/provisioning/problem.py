@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from igniter_prof.config.workloads import names_of
 from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.provisioning.interface import Predictor
 from igniter_prof.provisioning.names import known_as
 from igniter_prof.provisioning.operating import Evaluator, Setting
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import PlanDeviceType, Tenant, Workload
+from igniter_prof.records import Objective, PlanDeviceType, Tenant, Workload
 
+DEFAULT_AT_MOST = 1_000_000
 DEFAULT_MAX_TENANTS = 4
 LARGEST_BATCH = 64
 DEVICE_PCT = 100.0
@@ -20,13 +22,17 @@ DEVICE_PCT = 100.0
 
 @dataclass(frozen=True)
 class WorkloadClass:
-    """Workloads that differ in nothing but their names.
+    """Tenants to place that differ in nothing but their names.
 
-    ``sample`` stands for each of them; ``names`` are in natural order (``w2`` before ``w10``).
+    ``sample`` stands for each of them: a workload, or one replica of it with its part of the rate
+    (``replicas`` of it then is the number of parts). ``names`` are of tenants, in an order in which
+    ``at_most`` that follow each other may share a device; workloads are in natural order (``w2``
+    before ``w10``).
     """
 
     sample: Workload
     names: tuple[str, ...]
+    at_most: int = DEFAULT_AT_MOST
 
     @property
     def count(self) -> int:
@@ -77,41 +83,73 @@ class DeviceKind:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Which workloads, which choices, under which rule and limits."""
+    """What to place, on which kinds of devices, under which rule, and what a device costs."""
 
     classes: tuple[WorkloadClass, ...]
-    choices: Mapping[str, Choices]
+    kinds: tuple[DeviceKind, ...]
     rule: Rule
-    share_step_pct: float
-    max_tenants: int
-    max_devices: int | None
-    time_limit_s: float
-    seed: int
+    objective: Objective = field(default_factory=Objective)
+    time_limit_s: float = 60.0
+    gap: float = 0.0
+    """The search may end when a plan costs at most so much more than the bound (relative)."""
+    seed: int = 0
 
     @property
-    def workload_count(self) -> int:
-        """How many workloads there are to place."""
+    def tenant_count(self) -> int:
+        """How many tenants there are to place."""
         return sum(each.count for each in self.classes)
 
+    def device_cost(self, kind: int) -> float:
+        """What a device of a kind costs, but for its power, in the objective's unit."""
+        price = self.kinds[kind].record.price_per_hour
+        return self.objective.devices + self.objective.price * (price or 0.0)
 
-def classes_of(workloads: Iterable[Workload]) -> tuple[WorkloadClass, ...]:
-    """Merge workloads (each of count 1) that are alike; the order given does not matter."""
-    groups: dict[tuple[str, float, float, float, str], list[Workload]] = {}
-    key: tuple[str, float, float, float, str]
-    for workload in workloads:
-        key = (
-            workload.model,
-            workload.rate_rps,
-            workload.slo_ms,
-            workload.percentile,
-            workload.arrival,
+    def allows(self, each: WorkloadClass, kind: int) -> bool:
+        """Whether a class may be on a kind of device, whatever it needs."""
+        allowed, record = each.sample.devices, self.kinds[kind].record
+        return (not allowed or record.name in allowed) and (
+            each.sample.model in self.kinds[kind].choices
         )
-        groups.setdefault(key, []).append(workload)
+
+
+def classes_of(
+    workloads: Iterable[Workload], parts: Callable[[Workload], int] = lambda each: each.replicas
+) -> tuple[WorkloadClass, ...]:
+    """Merge workloads that are alike; the order given does not matter.
+
+    ``parts`` says into how many tenants a workload is split, each with its part of the rate. Two of
+    one workload never share a device, and two of one ``anti_affinity`` neither.
+    """
+    groups: dict[str, list[Workload]] = {}
+    for workload in workloads:
+        alike = workload.model_copy(update={"name": "", "count": 1})
+        groups.setdefault(alike.model_dump_json(), []).append(workload)
     classes = []
-    for key in sorted(groups):
-        members = sorted(groups[key], key=lambda workload: natural(workload.name))
-        classes.append(WorkloadClass(members[0], tuple(member.name for member in members)))
-    return tuple(classes)
+    for members in groups.values():
+        names = sorted((name for each in members for name in names_of(each)), key=natural)
+        into = parts(members[0])
+        sample = members[0].model_copy(
+            update={
+                "name": names[0] if into == 1 else f"{names[0]}.1",
+                "count": 1,
+                "replicas": into,
+                "rate_rps": members[0].rate_rps / into,
+            }
+        )
+        at_most = len(names)
+        if into > 1:
+            # one replica of each workload, then the next of each: neighbours are of different ones
+            names = [f"{name}.{number}" for number in range(1, into + 1) for name in names]
+        if sample.anti_affinity is not None:
+            at_most = 1
+        classes.append(WorkloadClass(sample, tuple(names), at_most))
+    return tuple(sorted(classes, key=_order))
+
+
+def _order(each: WorkloadClass) -> tuple[object, ...]:
+    sample = each.sample
+    values = (sample.model, sample.rate_rps, sample.slo_ms, sample.percentile, sample.arrival)
+    return (*values, natural(sample.name))
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -120,22 +158,25 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
 
 
-def with_known_models(workloads: Sequence[Workload], predictor: Predictor) -> tuple[Workload, ...]:
+def with_known_models(workloads: Sequence[Workload], known: Iterable[str]) -> tuple[Workload, ...]:
     """The workloads, each model by the name that the coefficients have for it.
 
     Raises:
-        BadInput: a model that they do not know, with the workload and the nearest known model.
+        BadInput: a model that none of them knows, with the workload and the nearest known model.
     """
-    known = set(predictor.models)
+    names = set(known)
+    found = {each.model: known_as(each.model, names) for each in workloads}
     named = []
     for workload in workloads:
-        model = known_as(workload.model, known)
+        model = found[workload.model]
         if model is None:
             raise BadInput(
                 f"workload '{workload.name}': the coefficients know no model '{workload.model}'",
-                hint=did_you_mean(workload.model, known),
+                hint=did_you_mean(workload.model, names),
             )
-        named.append(workload.model_copy(update={"model": model}))
+        named.append(
+            workload if model == workload.model else workload.model_copy(update={"model": model})
+        )
     return tuple(named)
 
 
@@ -161,19 +202,25 @@ def choices_for(
     models: Iterable[str],
     share_step_pct: float,
     *,
+    rule: Rule,
     extrapolate: bool = False,
     batch_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[dict[str, Choices], list[str]]:
     """What may be chosen for each model, and notes about where that was narrowed.
 
-    Batch sizes are the powers of two that were profiled; shares are the grid from the smallest
+    Batch sizes are the powers of two that were profiled, or all under a rule that limits them
+    (``Rule.max_batch``, as iGniter's does); shares are the grid from the smallest
     to the largest that was. A share below all that was measured would rest on extrapolating
     1/share, where the fitted curve is steepest; of one above, nothing says that it still helps.
     ``extrapolate`` gives the whole grid, and batches up to 64. Models of which nothing on the grid
     was profiled get everything.
     """
     grid = share_grid(share_step_pct)
-    powers = tuple(2**power for power in range(LARGEST_BATCH.bit_length()))
+    powers = (
+        tuple(range(1, rule.max_batch + 1))
+        if rule.max_batch is not None
+        else tuple(2**power for power in range(LARGEST_BATCH.bit_length()))
+    )
     choices: dict[str, Choices] = {}
     # what is told of several models alike is told once
     narrowed: dict[str, list[str]] = {}
