@@ -197,16 +197,20 @@ class Evaluator:
         )
 
     def _batch_ms(self, speed: Speed) -> float:
-        if not self.rule.interval:
+        if self.rule.confidence is None:
             return speed.latency_ms
         assert speed.latency_high_ms is not None  # asked for by _speeds
-        return speed.latency_high_ms
+        if self.rule.stretch == 1.0:
+            return speed.latency_high_ms
+        return speed.latency_ms * float(
+            (speed.latency_high_ms / speed.latency_ms) ** self.rule.stretch
+        )
 
     def _speeds(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
     ) -> Sequence[Speed]:
         tenants = _tenants(workloads, settings)
-        return self.predictor.speeds(tenants, interval=self.rule.interval)
+        return self.predictor.speeds(tenants, interval=self.rule.confidence is not None)
 
     def _service_ms(
         self,

@@ -44,7 +44,8 @@ class Judge:
     def _predict(self, cell: tuple[tuple[str, int, float], ...]) -> Sequence[Speed]:
         evaluator = self.kind.evaluator
         tenants = [self._tenant(*each) for each in cell]
-        return evaluator.predictor.speeds(tenants, interval=evaluator.rule.interval)
+        interval = evaluator.rule.confidence is not None
+        return evaluator.predictor.speeds(tenants, interval=interval)
 
 
 def _tenant(model: str, batch_size: int, share_pct: float) -> Tenant:
