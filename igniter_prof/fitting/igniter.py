@@ -8,7 +8,7 @@ latencies (``physics``). docs/baselines.md holds the equations, symbols, units a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,9 @@ import numpy as np
 from igniter_prof.errors import BadInput
 from igniter_prof.fitting.model import Document, Fitted
 from igniter_prof.fitting.physics.model import PhysicsModel
-from igniter_prof.fitting.points import FloatArray, Observations, Points
+from igniter_prof.fitting.points import FloatArray, IntArray, Observations, Points
+from igniter_prof.fitting.quick import Configuration
+from igniter_prof.fitting.tables import NOBODY, LatencyTable
 from igniter_prof.records import (
     Coefficients,
     IgniterHardware,
@@ -134,11 +136,77 @@ class LightweightFitted:
         part = 1.0 - d["clock_drop_mhz_per_w"] * over_w / d["max_clock_mhz"]
         return np.where(x.tenants > 1, np.maximum(part, _LEAST_CLOCK), 1.0)
 
+    def table(self, settings: Sequence[Configuration]) -> LatencyTable:
+        """See ``tables.Tabulated``."""
+        return _Table(self, settings)
+
     def document(self) -> Document:
         """See ``model.Fitted``."""
         return Document(
             dict(self.shared), dict(self.models), {"profile": _LIGHTWEIGHT}, (_FROM_PROFILE,)
         )
+
+
+class _Table:
+    """See ``tables.LatencyTable``: neighbours are their sums of L2 use and power (section III)."""
+
+    def __init__(self, fitted: LightweightFitted, settings: Sequence[Configuration]) -> None:
+        self._device = fitted.device
+        n = len(settings)
+        ones = np.ones(n)
+        self._points = x = Points(
+            model=np.array([each.model for each in settings], dtype=np.int64),
+            batch=np.array([float(each.batch) for each in settings]),
+            share=np.array([each.share for each in settings]),
+            scale=ones,
+            instances=ones,
+            cell=np.arange(n),
+            tenants=ones,
+        )
+        self._fitted = fitted
+        self._terms = t = {name: values[x.model] for name, values in fitted.terms.items()}
+        self._active = active(t, x)
+        rate = x.batch / self._active
+        l2_pct = t["l2_pct_per_rate"] * rate + t["l2_pct_at_0"]
+        power_w = t["power_w_per_rate"] * rate + t["power_w_at_0"] - self._device["idle_power_w"]
+        self._transfer = (
+            (t["input_bytes"] + t["output_bytes"]) * x.batch / self._device["bytes_per_ms"]
+        )
+        self._pressure = np.stack([l2_pct, power_w], axis=1)
+        self.alone_ms = fitted.latency_ms(x)
+
+    def overlapped_ms(self, latency_ms: FloatArray) -> FloatArray:
+        """See ``tables.LatencyTable``."""
+        return self._fitted.overlapped_ms(self._points, latency_ms)
+
+    def lightest(self, members: IntArray) -> IntArray:
+        """See ``tables.LatencyTable``: the least of each pressure."""
+        there = (members >= 0)[:, :, None]
+        least = np.where(there, self._pressure[members], np.inf).min(axis=1)
+        first = len(self._pressure)
+        self._pressure = np.concatenate([self._pressure, least])
+        return np.where(there.any(axis=(1, 2)), first + np.arange(len(members)), NOBODY)
+
+    def latency_ms(
+        self, cells: IntArray, row: IntArray, place: IntArray, own: IntArray
+    ) -> FloatArray:
+        """See ``tables.LatencyTable``."""
+        d, t = self._device, self._terms
+        there = cells >= 0
+        pressure = np.where(there[:, :, None], self._pressure[cells], 0.0)
+        others = pressure.sum(axis=1)[row] - pressure[row, place]
+        neighbours = there.sum(axis=1)[row] - there[row, place]
+        together = neighbours > 0
+        alone = self._active[own]
+        waiting = d["scheduling_ms_per_tenant"] * (neighbours + 1) + d["scheduling_ms_at_0"]
+        work = alone * (1.0 + t["alpha_cache_per_pct"][own] * np.where(together, others[:, 0], 0.0))
+        work += t["idle_ms"][own] + np.where(together, t["kernels"][own] * waiting, 0.0)
+        work = np.maximum(work, t["least_active_ms"][own])
+        power_w = others[:, 1] + self._pressure[own, 1] + d["idle_power_w"]
+        over_w = np.maximum(power_w - d["power_limit_w"], 0.0)
+        part = 1.0 - d["clock_drop_mhz_per_w"] * over_w / d["max_clock_mhz"]
+        clock = np.where(together, np.maximum(part, _LEAST_CLOCK), 1.0)
+        return np.asarray(self._transfer[own] + work / clock)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from igniter_prof.fitting.points import (
 )
 from igniter_prof.fitting.quick import AnswersQuickly, Configuration, Speed
 from igniter_prof.fitting.resources import load_resources
+from igniter_prof.fitting.tables import LatencyTable, PointsTable, Tabulated
 from igniter_prof.records import Coefficients, Finite, Prediction, Record, Tenant
 
 _AGAIN = "make it again: igprof fit"
@@ -195,6 +196,17 @@ class Predictor:
         batch = x.batch.copy()
         batch[own] = sizes
         return np.asarray(self.fitted.latency_ms(replace(x, batch=batch))[own])
+
+    def table(self, tenants: Sequence[Tenant]) -> LatencyTable:
+        """Latencies of many cells at once that are made of these tenants.
+
+        Raises:
+            BadInput: a model that the coefficients do not know.
+        """
+        settings = [self._configuration(tenant) for tenant in tenants]
+        if isinstance(self.fitted, Tabulated):
+            return self.fitted.table(settings)
+        return PointsTable(self.fitted, settings)
 
     def outside(self, tenants: Sequence[Tenant]) -> list[str]:
         """What of a cell lies outside of what was profiled, in words; empty if nothing does."""
