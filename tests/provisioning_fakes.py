@@ -19,11 +19,28 @@ from igniter_prof.records import Prediction, Tenant, Workload
 
 @dataclass(frozen=True)
 class FakeModel:
-    """Latency alone: (fixed + each · batch) / share; ``pressure`` is what it does to others."""
+    """Latency alone: (fixed + each · batch) / share; ``pressure`` is what it does to others.
+
+    ``rise_w`` is what it adds to the power with the whole device, ``memory_mib`` what an item of a
+    batch needs, and what its weights need.
+    """
 
     fixed_ms: float
     each_ms: float
     pressure: float
+    rise_w: float = 100.0
+    memory_mib: float = 100.0
+
+
+@dataclass(frozen=True)
+class FakePower:
+    idle_w: float = 50.0
+    held_w: float = math.inf
+
+
+@dataclass(frozen=True)
+class FakeResources:
+    power: FakePower | None = None
 
 
 MODELS = {
@@ -45,6 +62,8 @@ class FakePredictor:
         profiled_share_pct: float = 5.0,
         most_profiled_share_pct: float = 100.0,
         spread: float = 0.1,
+        power: FakePower | None = None,
+        memory: bool = False,
     ) -> None:
         self._models = models
         self.models = tuple(models)
@@ -53,6 +72,8 @@ class FakePredictor:
         self._profiled_share_pct = profiled_share_pct
         self._most_profiled_share_pct = most_profiled_share_pct
         self._spread = spread
+        self._memory = memory
+        self.resources = FakeResources(power)
 
     def _latency_ms(self, tenant: Tenant, batch: int, neighbours: Iterable[Tenant]) -> float:
         model = self._models[tenant.model]
@@ -67,21 +88,32 @@ class FakePredictor:
         return [
             [
                 self._prediction(
-                    tenant.batch_size,
+                    tenant,
                     self._latency_ms(tenant, tenant.batch_size, [*cell[:k], *cell[k + 1 :]]),
+                    self._power_w(cell),
                 )
                 for k, tenant in enumerate(cell)
             ]
             for cell in cells
         ]
 
-    def _prediction(self, batch: int, latency_ms: float) -> Prediction:
+    def _power_w(self, cell: Sequence[Tenant]) -> float | None:
+        power = self.resources.power
+        if power is None:
+            return None
+        rises = (self._models[t.model].rise_w * (t.share_pct or 100) / 100 for t in cell)
+        return min(power.idle_w + sum(rises), power.held_w)
+
+    def _prediction(self, tenant: Tenant, latency_ms: float, power_w: float | None) -> Prediction:
+        memory_mib = self._models[tenant.model].memory_mib * (1 + tenant.batch_size)
         return Prediction(
             latency_ms=latency_ms,
             latency_low_ms=latency_ms * (1 - self._spread),
             latency_high_ms=latency_ms * (1 + self._spread),
-            throughput_rps=1000 * batch / latency_ms,
+            throughput_rps=1000 * tenant.batch_size / latency_ms,
             cv=0.05,
+            power_w=power_w,
+            memory_mib=memory_mib if self._memory else None,
         )
 
     def speeds(self, tenants: Sequence[Tenant], *, interval: bool = False) -> list[Speed]:
@@ -120,13 +152,15 @@ def fake_request_latency(
     arrival: str,
     percentiles: Sequence[float],
     queue_delay_us: int = 0,
+    burstiness: float | None = None,
 ) -> FakeEstimate:
     """An exponential wait behind full batches: monotone in service times and in the rate."""
     batch_ms = float(service_ms[-1])
     busy = rate_rps * batch_ms / (1000 * len(service_ms))
     if busy >= 1:
         return FakeEstimate(dict.fromkeys(percentiles, math.inf), stable=False)
-    wait_ms = batch_ms * busy / (2 * (1 - busy)) * (0.5 if arrival == "constant" else 1.0)
+    uneven = {"constant": 0.5, "poisson": 1.0}.get(arrival) or (1 + (burstiness or 0)) / 2
+    wait_ms = batch_ms * busy / (2 * (1 - busy)) * uneven
     return FakeEstimate(
         {
             p: batch_ms * (1 + cv) - wait_ms * math.log(1 - p / 100) + queue_delay_us / 1000
@@ -186,6 +220,7 @@ def _partitions(items: list[int]) -> Iterable[list[list[int]]]:
 __all__ = [
     "MODELS",
     "FakeModel",
+    "FakePower",
     "FakePredictor",
     "as_predictor",
     "fake_request_latency",

@@ -12,6 +12,29 @@ from igniter_prof.fitting.quick import Speed
 from igniter_prof.records import Prediction, Tenant
 
 
+class Power(Protocol):
+    """What is known of a device's power besides what is predicted for its tenants."""
+
+    @property
+    def idle_w(self) -> float:
+        """With nobody on it."""
+        ...
+
+    @property
+    def held_w(self) -> float:
+        """At its power limit; infinite if it has none."""
+        ...
+
+
+class Resources(Protocol):
+    """What a profile says besides latency."""
+
+    @property
+    def power(self) -> Power | None:
+        """None: nothing."""
+        ...
+
+
 class Predictor(Protocol):
     """A fitted latency model.
 
@@ -23,6 +46,11 @@ class Predictor(Protocol):
     @property
     def models(self) -> Iterable[str]:
         """Names of the models that it knows."""
+        ...
+
+    @property
+    def resources(self) -> Resources:
+        """Of the device that was profiled."""
         ...
 
     def predict(self, cells: Sequence[Sequence[Tenant]]) -> list[list[Prediction]]:
@@ -76,6 +104,7 @@ class RequestLatency(Protocol):
         arrival: Any,
         percentiles: Any,
         queue_delay_us: int = 0,
+        burstiness: float | None = None,
     ) -> Estimate:
         """Estimate; ``service_ms``: (b_max,), ms, of an executed batch of 1, 2, … b_max."""
         ...

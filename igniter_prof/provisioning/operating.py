@@ -78,6 +78,7 @@ class Evaluator:
         self.rule = rule
         self._request_latency = request_latency
         self._staircases: dict[tuple[object, ...], _Staircase] = {}
+        self._alone: dict[tuple[str, Setting], Prediction] = {}
 
     def predict(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
@@ -139,6 +140,7 @@ class Evaluator:
             workload.slo_ms,
             workload.percentile,
             workload.arrival,
+            workload.burstiness,
             setting.batch_size,
             setting.queue_delay_us,
         )
@@ -156,29 +158,103 @@ class Evaluator:
     def promised(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
     ) -> list[PredictedTenant]:
-        """What a plan states for each tenant: means, without any margin."""
+        """What a plan states for each tenant: means without the rule's margin, 90% intervals.
+
+        The interval of the latency at the SLO's percentile is that of the batches: every service
+        time as much shorter or longer as the ends of a full batch's interval.
+        """
         promises = []
         tenants = _tenants(workloads, settings)
         for index, prediction in enumerate(self.predict(workloads, settings)):
             neighbours = tenants[:index] + tenants[index + 1 :]
             service_ms = self.predictor.service_ms(tenants[index], neighbours)
-            wanted = (*REPORTED, workloads[index].percentile)
             workload, setting = workloads[index], settings[index]
+            wanted = (*REPORTED, workload.percentile)
             estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
             p50, p95, p99, at_percentile = (_quantile(estimate, wish) for wish in wanted)
+            low, high = (
+                _quantile(
+                    self._queue(
+                        workload,
+                        setting,
+                        service_ms * (end_ms / prediction.latency_ms),
+                        prediction.cv,
+                        (workload.percentile,),
+                    ),
+                    workload.percentile,
+                )
+                for end_ms in (prediction.latency_low_ms, prediction.latency_high_ms)
+            )
             promises.append(
                 PredictedTenant(
                     latency_ms=prediction.latency_ms,
                     latency_low_ms=prediction.latency_low_ms,
                     latency_high_ms=prediction.latency_high_ms,
                     throughput_rps=prediction.throughput_rps,
+                    utilisation=workload.rate_rps / prediction.throughput_rps,
                     p50_ms=p50,
                     p95_ms=p95,
                     p99_ms=p99,
                     slo_percentile_ms=at_percentile,
+                    slo_percentile_low_ms=low,
+                    slo_percentile_high_ms=high,
+                    memory_mib=self.tenant_memory_mib(workload, setting),
                 )
             )
         return promises
+
+    def power_w(self, workloads: Sequence[Workload], settings: Sequence[Setting]) -> float | None:
+        """Mean power of the device at its load; None where it is not known of everybody.
+
+        Idle, and what each tenant adds alone for the part of the time that it is busy: its rate
+        over its throughput beside the others. At most what the power limit holds.
+        """
+        power = self.predictor.resources.power
+        if power is None:
+            return None
+        rises = [self.rise_w(*each) for each in zip(workloads, settings, strict=True)]
+        total_w = power.idle_w
+        speeds = self.predictor.speeds(_tenants(workloads, settings))
+        for workload, rise_w, speed in zip(workloads, rises, speeds, strict=True):
+            if rise_w is None:
+                return None
+            total_w += rise_w * min(workload.rate_rps / speed.throughput_rps, 1.0)
+        return min(total_w, power.held_w)
+
+    def rise_w(self, workload: Workload, setting: Setting) -> float | None:
+        """What a tenant that is busy all the time adds to the idle power, W; None: unknown."""
+        power = self.predictor.resources.power
+        alone_w = self._predicted_alone(workload, setting).power_w
+        if power is None or alone_w is None:
+            return None
+        return max(alone_w - power.idle_w, 0.0)
+
+    def memory_mib(
+        self, workloads: Sequence[Workload], settings: Sequence[Setting]
+    ) -> float | None:
+        """Memory of the device that its tenants take, without those of whom nothing is known.
+
+        None where nothing is known of anybody.
+        """
+        known = [
+            mib
+            for each in zip(workloads, settings, strict=True)
+            if (mib := self.tenant_memory_mib(*each)) is not None
+        ]
+        return sum(known) if known else None
+
+    def tenant_memory_mib(self, workload: Workload, setting: Setting) -> float | None:
+        """Memory of a tenant, its neighbours do not change it: as the user said, or predicted."""
+        if workload.memory_mib is not None:
+            return workload.memory_mib
+        # none at all is what a profile without a model's memory says
+        return self._predicted_alone(workload, setting).memory_mib or None
+
+    def _predicted_alone(self, workload: Workload, setting: Setting) -> Prediction:
+        key = (workload.model, setting)
+        if key not in self._alone:
+            (self._alone[key],) = self.predict([workload], [setting])
+        return self._alone[key]
 
     def _judge(
         self,
@@ -240,6 +316,7 @@ class Evaluator:
             workload.arrival,
             tuple(dict.fromkeys(percentiles)),
             queue_delay_us=setting.queue_delay_us,
+            burstiness=workload.burstiness,
         )
 
 
