@@ -451,6 +451,8 @@ class Kept:
     """With neighbours that are always busy."""
     missed_overlapped: int
     """With loading that overlaps with the batch before."""
+    missed_constant: int
+    """With constant arrivals in place of Poisson ones."""
 
 
 def promises(
@@ -478,12 +480,14 @@ def promises(
 def kept(
     plan: Plan, coefficients: Path, name: str, rule: str, strategy: str, processes: int
 ) -> Kept:
-    """Simulate one plan: as it would run, and with either assumption changed."""
-    devices = rooms(plan, by_type(plan, [load_coefficients(coefficients)]))
+    """Simulate one plan under Poisson arrivals, and with each of three assumptions changed."""
+    predictors = by_type(plan, [load_coefficients(coefficients)])
+    conducts = (Conduct(), Conduct(neighbours="always"), Conduct(loading="overlapped"))
+    devices = rooms(plan, predictors, arrival="poisson")
     usual, always, overlapped = (
-        simulate(devices, conduct, processes=processes)
-        for conduct in (Conduct(), Conduct(neighbours="always"), Conduct(loading="overlapped"))
+        simulate(devices, conduct, processes=processes) for conduct in conducts
     )
+    constant = simulate(rooms(plan, predictors, arrival="constant"), Conduct(), processes=processes)
     return Kept(
         workloads=name,
         rule=rule,
@@ -495,6 +499,7 @@ def kept(
         worst_pct=max(each.over_pct for each in usual),
         missed_always=_count(always, "missed"),
         missed_overlapped=_count(overlapped, "missed"),
+        missed_constant=_count(constant, "missed"),
     )
 
 
@@ -512,6 +517,7 @@ PROMISES = (
     "worst: over its SLO",
     "miss, neighbours always busy",
     "miss, loading overlapped",
+    "miss, constant arrivals",
 )
 
 
@@ -528,6 +534,7 @@ def promises_section(found: Sequence[Kept]) -> str:
             f"{each.worst_pct:.2f}%",
             each.missed_always,
             each.missed_overlapped,
+            each.missed_constant,
         ]
         for each in found
     ]

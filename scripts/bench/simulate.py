@@ -68,12 +68,13 @@ def main() -> int:
     predictors = by_type(plan, [load_coefficients(path) for path in given.coefficients])
     where = setting()
     began = time.monotonic()
-    found = simulate(rooms(plan, predictors), conduct, processes=given.processes)
+    devices = rooms(plan, predictors, arrival=given.arrival)
+    found = simulate(devices, conduct, processes=given.processes)
     took_s = time.monotonic() - began
     text = (
         f"{table(plan, found, only_broken=given.only_broken)}\n{summary(found)}"
-        f" Neighbours: {given.neighbours}; loading: {given.loading}; seed {given.seed};"
-        f" {took_s:.1f} s.\n"
+        f" Arrivals: {given.arrival or 'as planned'}; neighbours: {given.neighbours};"
+        f" loading: {given.loading}; seed {given.seed}; {took_s:.1f} s.\n"
     )
     if result is not None:
         text = f"{against(plan, found, result)}\n{text}"
@@ -206,6 +207,9 @@ def _arguments() -> argparse.Namespace:
         choices=["serial", "overlapped"],
         default=Conduct.loading,
         help="whether a batch loads its inputs while the one before computes",
+    )
+    parser.add_argument(
+        "--arrival", choices=["constant", "poisson"], help="of all requests; default: as planned"
     )
     parser.add_argument("--seconds", type=float, default=Conduct.window_s, help="of one run")
     parser.add_argument("--warmup", type=float, default=Conduct.warmup_s, help="seconds before it")

@@ -123,21 +123,26 @@ class Batches:
 # --- from a plan ------------------------------------------------------------------------------
 
 
-def rooms(plan: Plan, predictors: Mapping[str | None, Predictor]) -> list[Room]:
+def rooms(
+    plan: Plan, predictors: Mapping[str | None, Predictor], *, arrival: Arrival | None = None
+) -> list[Room]:
     """A plan's devices, ready to be simulated.
 
     Args:
         plan: with or without device types.
         predictors: by the name of the device type; None: of devices that name none.
+        arrival: of all requests; None: as each workload was planned for.
 
     Raises:
         BadInput: a device of another type, a model that its coefficients do not know, or a tenant
             with several instances, whose batches would share one queue.
     """
-    return [_room(device, predictors) for device in plan.devices]
+    return [_room(device, predictors, arrival) for device in plan.devices]
 
 
-def _room(device: PlanDevice, predictors: Mapping[str | None, Predictor]) -> Room:
+def _room(
+    device: PlanDevice, predictors: Mapping[str | None, Predictor], arrival: Arrival | None
+) -> Room:
     if device.type not in predictors:
         raise BadInput(f"no coefficients for the type '{device.type}'", where=device.name)
     predictor = predictors[device.type]
@@ -165,7 +170,7 @@ def _room(device: PlanDevice, predictors: Mapping[str | None, Predictor]) -> Roo
                 rate_rps=planned.rate_rps,
                 slo_ms=planned.slo_ms,
                 percentile=planned.percentile,
-                arrival=planned.arrival,
+                arrival=arrival or planned.arrival,
                 burstiness=planned.burstiness,
                 queue_delay_us=planned.queue_delay_us,
                 cv=prediction.cv,

@@ -144,10 +144,10 @@ def test_figures_of_a_plan() -> None:
 
 
 def test_the_table_of_promises() -> None:
-    found = planner.Kept("mix-50", "half-mean", "ffd", 9, 50, 48, 1, 99.5, 49, 47)
+    found = planner.Kept("mix-50", "half-mean", "ffd", 9, 50, 48, 1, 99.5, 49, 47, 3)
     *_, line = planner.promises_section([found]).splitlines()
     assert cells(line) == [
-        *("mix-50", "half-mean", "ffd", "9", "48 of 50", "1", "99.50%", "49", "47")
+        *("mix-50", "half-mean", "ffd", "9", "48 of 50", "1", "99.50%", "49", "47", "3")
     ]
 
 

@@ -360,6 +360,9 @@ def test_a_plan_becomes_rooms_with_the_spread_of_the_coefficients() -> None:
     assert (of.workload, of.rate_rps, of.slo_ms, of.queue_delay_us) == ("w", 20, 30, 500)
     assert of.tenant == Tenant(model="m", batch_size=2, share_pct=50)
     assert of.cv == 0.25
+    assert of.arrival == "poisson"
+    (room,) = simulation.rooms(planned(), {None: Known([1.0, 2.0])}, arrival="constant")
+    assert room.tenants[0].arrival == "constant"
 
 
 @pytest.mark.parametrize(
