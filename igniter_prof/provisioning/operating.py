@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -154,6 +154,20 @@ class Evaluator:
         verdict = self._judge(workload, setting, speed, latency_ms).holds
         staircase.learn(point, verdict)
         return verdict
+
+    def slowed(self, workload: Workload, setting: Setting) -> Callable[[float], bool]:
+        """Whether the percentile is kept if executed batches take a factor longer than alone."""
+        tenant = _tenants([workload], [setting])[0]
+        service_ms = self.predictor.service_ms(tenant)
+        (speed,) = self.predictor.speeds([tenant])
+
+        def holds(factor: float) -> bool:
+            wanted = (workload.percentile,)
+            estimate = self._queue(workload, setting, service_ms * factor, speed.cv, wanted)
+            latency_ms = _quantile(estimate, workload.percentile)
+            return latency_ms is not None and latency_ms <= self.rule.limit_ms(workload)
+
+        return holds
 
     def promised(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
