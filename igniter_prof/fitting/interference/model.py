@@ -5,7 +5,7 @@ ln t = ln t_alone + ln slowdown by physics + correction; docs/model.md has the e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from igniter_prof.fitting.interference.contention import (
     fit_contention,
 )
 from igniter_prof.fitting.interference.single import SingleCells
+from igniter_prof.fitting.interference.table import InterferenceTable
 from igniter_prof.fitting.interference.together import Correction, Kernel, Scale
 from igniter_prof.fitting.interference.traits import Traits, TraitsDocument, find_traits
 from igniter_prof.fitting.model import Document, Fitted
@@ -38,6 +39,8 @@ from igniter_prof.fitting.points import (
     Observations,
     Points,
 )
+from igniter_prof.fitting.quick import Configuration
+from igniter_prof.fitting.tables import LatencyTable
 from igniter_prof.records import Coefficients, Finite, Positive, Record, TenantMeasurement
 
 TERMS = ("contention", "transfer", "scheduling", "clock", "alone", *together.TERMS)
@@ -192,6 +195,10 @@ class IgprofFitted:
             self._alone,
             self._loading_ms,
         )
+
+    def table(self, settings: Sequence[Configuration]) -> LatencyTable:
+        """See ``tables.Tabulated``."""
+        return InterferenceTable(self, self.quick, settings)
 
     def log_scale(self, x: Points) -> FloatArray:
         """See ``model.Fitted``: the posterior standard deviation, of a measured mean."""

@@ -30,8 +30,8 @@ _SURE = 20_000
 
 
 @dataclass(frozen=True)
-class _Ladder:
-    """A configuration with executed batches of 1, 2, … its batch size; arrays are (batch, ...)."""
+class Rows:
+    """What the latencies of tenants are made of; arrays are (n_rows, ...)."""
 
     level_ms: FloatArray
     """Latency alone."""
@@ -41,12 +41,19 @@ class _Ladder:
     """What it adds to the power."""
     alone_clock: FloatArray
     """Its clock alone, over the highest."""
-    overlapped_ms: float
-    """Of a full batch, before any limit."""
+    overlapped_ms: FloatArray
+    """Before any limit."""
     z: FloatArray
     """Standardised features."""
     place: FloatArray
     """ln batch and share."""
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """A configuration with executed batches of 1, 2, … its batch size; arrays are (batch, ...)."""
+
+    rows: Rows
     as_own: FloatArray
     """Its part of h as a tenant, whoever the neighbour is."""
     as_other: float
@@ -55,6 +62,15 @@ class _Ladder:
     """(batch, n_pairs): its factor of the smooth part, with the weights."""
     smooth_other: FloatArray
     """(n_pairs,)."""
+
+
+def log_neighbours(slope: FloatArray, count: int | IntArray) -> tuple[FloatArray, FloatArray]:
+    """ln slowdown by ``count`` neighbours but for the clock, and what each of them may take back.
+
+    See ``Contention.log_last``; shapes as ``slope * count``.
+    """
+    total = np.log1p(count * slope)
+    return total, total - np.log1p(np.maximum(count - 1, 0) * slope)
 
 
 class SingleCells:
@@ -89,7 +105,8 @@ class SingleCells:
         self._v = correction.kernel.variances()
         self._observed = correction.pairs
         self._beta = correction.weights[correction.pairs.row]
-        self._power = None if "clock" in contention.without else traits.power
+        self.power = None if "clock" in contention.without else traits.power
+        """Of which the clock follows; None: it is taken to be the highest."""
         self._processes, self._few = processes, few
         # caches of the object: they go with it
         self._ladder = lru_cache(maxsize=_LADDERS)(self._make_ladder)
@@ -107,29 +124,67 @@ class SingleCells:
 
     def overlapped_ms(self, own: Configuration, latency_ms: float) -> float:
         """See ``Quick``."""
-        return min(self._ladder(own).overlapped_ms, 0.9 * latency_ms)
+        return min(float(self._ladder(own).rows.overlapped_ms[-1]), 0.9 * latency_ms)
 
     def log_scale(self, own: Configuration, beside: Sequence[Configuration]) -> float:
         """See ``Quick``."""
         return self._log_scale(own, tuple(sorted(beside)))
 
     def _make_service_ms(self, own: Configuration, beside: tuple[Configuration, ...]) -> FloatArray:
-        mine = self._ladder(own)
+        mine = self._ladder(own).rows
         if not beside:
             return mine.level_ms
-        n = len(beside)
-        log_slowdown = np.log1p(n * mine.slope)
-        # what each neighbour may take back, see Contention.log_last
-        most = log_slowdown - np.log1p((n - 1) * mine.slope)
-        if self._power is not None:
-            others_w = sum(float(self._ladder(other).rise_w[-1]) for other in beside)
-            demand_w = self._power.idle_w + mine.rise_w + others_w
-            clock = self._power.clock_ratio(demand_w)
+        log_slowdown, most = log_neighbours(mine.slope, len(beside))
+        if self.power is not None:
+            others_w = sum(float(self._ladder(other).rows.rise_w[-1]) for other in beside)
+            demand_w = self.power.idle_w + mine.rise_w + others_w
+            clock = self.power.clock_ratio(demand_w)
             log_slowdown += np.maximum(np.log(mine.alone_clock / clock), 0.0)
         for other in beside:
             log_slowdown += np.maximum(self._h(own, other), -most)
         found = mine.level_ms * np.exp(np.maximum(log_slowdown, 0.0))
         found.flags.writeable = False
+        return np.asarray(found)
+
+    def rows(self, x: Points) -> Rows:
+        """What the latencies of the rows are made of, whatever is beside them.
+
+        ``x.tenants`` is 2 everywhere, and ``x.cell`` a number for each row.
+        """
+        n = len(x)
+        alone_ms, carried = self._alone(x)
+        parts = self._contention.parts(x, alone_ms)
+        rise, clock = np.zeros(n), np.ones(n)
+        if self.power is not None:
+            full_ms = self.power.full_clock_ms(x, alone_ms)
+            rise = self.power.rise_w(x, full_ms)
+            clock = self.power.clock_ratio(self.power.demand_w(x.alone(), full_ms))
+        features = self._traits.features(x, alone_ms)
+        return Rows(
+            level_ms=alone_ms * np.exp(carried),
+            slope=np.sum([parts[name] for name in TERMS[:3]], axis=0),
+            rise_w=rise,
+            alone_clock=clock,
+            overlapped_ms=self._overlapped(x),
+            z=(features - self._scale.mean) / self._scale.spread,
+            place=np.log(np.stack([x.batch, x.share], axis=1)),
+        )
+
+    def between(self, model: IntArray, rows: Rows) -> FloatArray:
+        """Posterior mean of h of each row beside each: (n_rows, n_rows), tenants first.
+
+        ``model``: (n_rows,); see ``Correction.mean``.
+        """
+        as_own, smooth_own = self._as_tenants(model, rows.z)
+        as_other, smooth_other = self._as_neighbours(model, rows.z)
+        found = smooth_own @ smooth_other.T
+        found += as_own[:, None] + as_other
+        of_model = [(int(number), np.flatnonzero(model == number)) for number in np.unique(model)]
+        for own, mine in of_model:
+            for other, theirs in of_model:
+                left = self._rough_tenants(own, other, rows.place[mine])
+                right = self._rough_neighbours(own, other, rows.place[theirs])
+                found[np.ix_(mine, theirs)] += left @ right.T
         return np.asarray(found)
 
     def _make_ladder(self, own: Configuration) -> _Ladder:
@@ -143,62 +198,53 @@ class SingleCells:
             cell=np.arange(n),
             tenants=np.full(n, 2.0),
         )
-        alone_ms, carried = self._alone(x)
-        parts = self._contention.parts(x, alone_ms)
-        rise, clock = np.zeros(n), np.ones(n)
-        if self._power is not None:
-            full_ms = self._power.full_clock_ms(x, alone_ms)
-            rise = self._power.rise_w(x, full_ms)
-            clock = self._power.clock_ratio(self._power.demand_w(x.alone(), full_ms))
-        features = self._traits.features(x, alone_ms)
-        z = (features - self._scale.mean) / self._scale.spread
-        place = np.log(np.stack([x.batch, x.share], axis=1))
-        level_ms = alone_ms * np.exp(carried)
-        level_ms.flags.writeable = False
-        as_own, as_other, smooth_own, smooth_other = self._factors(own.model, z)
-        return _Ladder(
-            level_ms,
-            np.sum([parts[name] for name in TERMS[:3]], axis=0),
-            rise,
-            clock,
-            float(self._overlapped(x)[-1]),
-            z,
-            place,
-            as_own,
-            as_other,
-            smooth_own,
-            smooth_other,
-        )
+        rows = self.rows(x)
+        rows.level_ms.flags.writeable = False
+        as_own, smooth_own = self._as_tenants(x.model, rows.z)
+        as_other, smooth_other = self._as_neighbours(x.model[-1:], rows.z[-1:])
+        return _Ladder(rows, as_own, float(as_other[0]), smooth_own, smooth_other[0])
 
-    def _factors(
-        self, model: int, z: FloatArray
-    ) -> tuple[FloatArray, float, FloatArray, FloatArray]:
-        """Of each pair of a ladder's rows: what belongs to the tenant, and to the neighbour."""
+    def _as_tenants(self, model: IntArray, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Rows' part of h as tenants whoever the neighbour is, and their factor of the smooth part.
+
+        (n_rows,) and (n_rows, n_pairs); the weights are in the latter.
+        """
         seen, v, beta, n = self._observed, self._v, self._beta, self._kernel.n_features
-        as_own = v[1] * z[:, 0] * (beta @ seen.features[:, 0])
-        as_own += v[4] * beta[seen.own == model].sum() + v[0] * beta.sum()
-        as_other = v[2] * z[-1, 0] * (beta @ seen.features[:, n])
-        as_other += v[5] * beta[seen.other == model].sum()
-        lengths = self._kernel.lengths
-        left = v[3] * beta * squared_exponential(z, seen.features[:, :n], lengths[:n])
-        right = squared_exponential(z[-1:], seen.features[:, n:], lengths[n:])
-        return as_own, float(as_other), left, right[0]
+        level = np.bincount(seen.own, beta, len(self._traits.kernels))[model]
+        part = v[1] * z[:, 0] * (beta @ seen.features[:, 0]) + v[4] * level + v[0] * beta.sum()
+        lengths = self._kernel.lengths[:n]
+        return part, v[3] * beta * squared_exponential(z, seen.features[:, :n], lengths)
+
+    def _as_neighbours(self, model: IntArray, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The same of rows as neighbours, without the weights."""
+        seen, v, beta, n = self._observed, self._v, self._beta, self._kernel.n_features
+        level = np.bincount(seen.other, beta, len(self._traits.kernels))[model]
+        part = v[2] * z[:, 0] * (beta @ seen.features[:, n]) + v[5] * level
+        return part, squared_exponential(z, seen.features[:, n:], self._kernel.lengths[n:])
 
     def _same(self, own: int, other: int) -> IntArray:
         return np.flatnonzero((self._observed.own == own) & (self._observed.other == other))
+
+    def _rough_tenants(self, own: int, other: int, place: FloatArray) -> FloatArray:
+        """Factor of the rough part of tenants of one model beside another: (n_rows, n_same)."""
+        same, lengths = self._same(own, other), self._kernel.pair_lengths
+        near = matern(place, self._observed.place[same, :2], lengths[:2])
+        return np.asarray(self._v[6] * self._beta[same] * near)
+
+    def _rough_neighbours(self, own: int, other: int, place: FloatArray) -> FloatArray:
+        """The same of the neighbours, which are of the model ``other``."""
+        same, lengths = self._same(own, other), self._kernel.pair_lengths
+        return matern(place, self._observed.place[same, 2:], lengths[2:])
 
     def _make_rough(self, own: Configuration, other: int, as_own: bool) -> FloatArray:
         """A ladder's factor of the rough part beside one model: (batch, n_same) as the tenant.
 
         As the neighbour (full batch): (n_same,); ``other`` then is the tenant's model.
         """
-        place, lengths = self._ladder(own).place, self._kernel.pair_lengths
+        place = self._ladder(own).rows.place
         if as_own:
-            same = self._same(own.model, other)
-            near = matern(place, self._observed.place[same, :2], lengths[:2])
-            return np.asarray(self._v[6] * self._beta[same] * near)
-        same = self._same(other, own.model)
-        return np.asarray(matern(place[-1:], self._observed.place[same, 2:], lengths[2:])[0])
+            return self._rough_tenants(own.model, other, place)
+        return np.asarray(self._rough_neighbours(other, own.model, place[-1:])[0])
 
     def _make_h(self, own: Configuration, other: Configuration) -> FloatArray:
         """Posterior mean of h, (own.batch,); see ``Correction.mean``."""
@@ -222,7 +268,7 @@ class SingleCells:
         return float(np.sqrt(max(variance, 1e-8)))
 
     def _pairs(self, own: Configuration, beside: Sequence[Configuration]) -> Pairs:
-        mine, theirs = self._ladder(own), [self._ladder(other) for other in beside]
+        mine, theirs = self._ladder(own).rows, [self._ladder(other).rows for other in beside]
         n = len(beside)
         return Pairs(
             np.zeros(n, dtype=np.int64),
