@@ -1,27 +1,45 @@
-"""``check_plan``: re-derives what a plan promises, with the predictor but without the planner."""
+"""``check_plan``: re-derives what a plan promises, with the predictors but without the planner."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from igniter_prof.config.workloads import expand, workloads_digest
+from igniter_prof.errors import BadInput
 from igniter_prof.files import read_record
+from igniter_prof.provisioning.assignment_check import (
+    TOLERANCE,
+    asked_findings,
+    claims_findings,
+    cost_findings,
+    counts_findings,
+    device_findings,
+    names_findings,
+    type_name,
+    types_of,
+)
 from igniter_prof.provisioning.interface import (
     Predictor,
     RequestLatency,
     default_request_latency,
 )
-from igniter_prof.provisioning.names import canonical, known_as
+from igniter_prof.provisioning.names import known_as
 from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting
-from igniter_prof.provisioning.rules import Rule, rule_of
-from igniter_prof.records import Plan, PlanDevice, PlanTenant, PredictedTenant, Workload
+from igniter_prof.provisioning.rules import rule_of
+from igniter_prof.records import (
+    Plan,
+    PlanDevice,
+    PlanDeviceType,
+    PlanTenant,
+    PredictedTenant,
+    Workload,
+)
 from igniter_prof.units import format_ms
 
-TOLERANCE = 1e-6
-"""Relative: predictions are stored in full, so that only another library's rounding may differ."""
+DEFAULT_RULE = "percentile"
 
 
 def read_plan(path: Path) -> Plan:
@@ -35,131 +53,176 @@ def read_plan(path: Path) -> Plan:
 
 def check_plan(
     plan: Plan,
-    predictor: Predictor,
+    predictors: Predictor | Mapping[str, Predictor],
     workloads: Sequence[Workload] | None = None,
     *,
-    coefficients_hash: str | None = None,
+    coefficients_hashes: str | Mapping[str, str] | None = None,
     request_latency: RequestLatency | None = None,
+    bound: bool = True,
+    told: Callable[[str, float], None] | None = None,
 ) -> list[str]:
     """Every promise of a plan that does not hold, in words; empty if all do.
 
-    With ``workloads``, that each of them is placed exactly once, as asked. The bound is compared
-    with the devices, not derived again: that needs the planner.
+    Args:
+        plan: the plan.
+        predictors: by the name of the device type; or the one of a plan of one type.
+        workloads: what was asked for; with it, that each is placed exactly once, as asked.
+        coefficients_hashes: digests of what the predictors came from, given as they are.
+        request_latency: the queueing estimate; None: that of ``fitting``.
+        bound: derive the bound again too, from the plan's certificate.
+        told: called with each thing that was derived (constraints, objective, bound), and the
+            seconds that it took.
 
     Raises:
-        BadInput: the plan names a latency rule that there is not.
+        BadInput: the plan names a latency rule that there is not, or has a device type for which
+            no predictor is given.
     """
-    rule = rule_of(plan.latency_rule or "percentile")
+    rule = rule_of(plan.latency_rule or DEFAULT_RULE)
     queueing = default_request_latency() if request_latency is None else request_latency
-    findings: list[str] = []
-    if (
-        coefficients_hash is not None
-        and plan.coefficients_hash is not None
-        and plan.coefficients_hash != coefficients_hash
-    ):
-        findings.append(
-            f"the plan was made from other coefficients ({plan.coefficients_hash[:12]}… in the"
-            f" plan, {coefficients_hash[:12]}… given)"
-        )
-    findings += _names(plan)
+    types = types_of(plan)
+    given = predictors if isinstance(predictors, Mapping) else dict.fromkeys(types, predictors)
+    hashes = (
+        dict.fromkeys(types, coefficients_hashes)
+        if isinstance(coefficients_hashes, str)
+        else coefficients_hashes or {}
+    )
+    used = {type_name(plan, device) for device in plan.devices} & set(types)
+    if missing := sorted(used - set(given)):
+        raise BadInput(f"there are no coefficients for the device type '{missing[0]}'")
+    derivers = {
+        name: _Deriver(types[name], Evaluator(given[name], rule, queueing)) for name in used
+    }
+
+    started = time.monotonic()
+    findings = _other_coefficients(types, hashes)
+    findings += names_findings(plan)
     if workloads is not None:
-        findings += _placed(plan, tuple(workloads))
-    findings += _bound(plan)
-    known = set(predictor.models)
+        findings += asked_findings(plan, tuple(workloads))
+    findings += counts_findings(plan)
+    imported = plan.strategy.startswith("import:")
+    power_w: dict[str, float | None] = {}
     for device in plan.devices:
-        findings += _limits(device, plan)
-        names = {tenant.model: known_as(tenant.model, known) for tenant in device.tenants}
-        unknown = sorted(model for model, name in names.items() if name is None)
-        if unknown:
-            findings.append(
-                f"{device.name}: the coefficients know no model {', '.join(map(repr, unknown))}"
-            )
-            continue
-        tenants = (t.model_copy(update={"model": names[t.model]}) for t in device.tenants)
-        named = device.model_copy(update={"tenants": tuple(tenants)})
-        imported = plan.strategy.startswith("import:")
-        findings += _promises(named, predictor, queueing, rule, imported=imported)
+        deriver = derivers.get(type_name(plan, device))
+        if deriver is None:
+            continue  # a type that the plan does not describe: named above
+        own = device_findings(device, deriver.kind)
+        derived, unknown = deriver.derive(device)
+        findings += own + unknown
+        if derived is not None:
+            power_w[device.name] = derived.power_w
+            findings += _limits(device, deriver.kind, derived)
+            findings += _promises(device, derived, imported=imported)
+    started = _tell(told, "constraints", started)
+
+    findings += cost_findings(plan, power_w)
+    findings += claims_findings(plan)
+    started = _tell(told, "objective", started)
+
+    if bound and plan.bound is not None:
+        # WIRE HERE: findings += certificate.refute(plan, problem)
+        _tell(told, "bound", started)
     return findings
 
 
-def _names(plan: Plan) -> list[str]:
-    findings = []
-    devices = Counter(device.name for device in plan.devices)
-    findings += [f"{n} devices are named '{name}'" for name, n in devices.items() if n > 1]
-    placed = Counter(tenant.workload for device in plan.devices for tenant in device.tenants)
-    findings += [f"workload '{name}' is placed {n} times" for name, n in placed.items() if n > 1]
-    return findings
+def _tell(told: Callable[[str, float], None] | None, what: str, started: float) -> float:
+    now = time.monotonic()
+    if told is not None:
+        told(what, now - started)
+    return now
 
 
-def _placed(plan: Plan, workloads: tuple[Workload, ...]) -> list[str]:
-    findings = []
-    if plan.workloads_hash is not None and plan.workloads_hash != workloads_digest(workloads):
-        findings.append("the plan was made for other workloads (their hash differs)")
-    asked = {workload.name: workload for workload in expand(workloads)}
-    placed = {tenant.workload: tenant for device in plan.devices for tenant in device.tenants}
-    findings += [f"workload '{name}' is not placed" for name in asked if name not in placed]
-    for name, tenant in placed.items():
-        if name not in asked:
-            findings.append(f"workload '{name}' is placed, but nobody asked for it")
-            continue
-        for field in ("model", "rate_rps", "slo_ms", "percentile", "arrival"):
-            wanted, given = getattr(asked[name], field), getattr(tenant, field)
-            if wanted != given and (field != "model" or canonical(wanted) != canonical(given)):
-                findings.append(f"workload '{name}': {field} is {given}, asked was {wanted}")
-    return findings
-
-
-def _bound(plan: Plan) -> list[str]:
-    number, bound = len(plan.devices), plan.bound_devices
-    if bound is not None and bound > number + 1e-9:
-        return [f"the bound says no plan has under {bound:g} devices, this one has {number}"]
-    if plan.optimal and (bound is None or math.ceil(bound - 1e-9) < number):
-        shown = "none is given" if bound is None else f"the bound is {bound:g}"
-        return [f"the plan calls its {number} devices optimal, but {shown}"]
-    return []
-
-
-def _limits(device: PlanDevice, plan: Plan) -> list[str]:
-    findings = []
-    total = sum(tenant.share_pct for tenant in device.tenants)
-    if total > 100 + 1e-6:
-        findings.append(f"{device.name}: shares add up to {total:g}%, over 100")
-    if plan.max_tenants is not None and len(device.tenants) > plan.max_tenants:
-        findings.append(
-            f"{device.name}: has {len(device.tenants)} tenants, at most {plan.max_tenants} may be"
-        )
-    for tenant in device.tenants:
-        where = f"{device.name}, '{tenant.workload}'"
-        step_pct = plan.share_step_pct or tenant.share_pct
-        steps = tenant.share_pct / step_pct
-        if abs(steps - round(steps)) > 1e-6:
-            findings.append(
-                f"{where}: a share of {tenant.share_pct:g}% is no multiple of {step_pct:g}%"
-            )
-        if tenant.instances > 1:
-            # the queueing estimate knows one instance, so nothing said of several would be checked
-            findings.append(f"{where}: nothing can be predicted of {tenant.instances} instances")
-    return findings
-
-
-def _promises(
-    device: PlanDevice,
-    predictor: Predictor,
-    queueing: RequestLatency,
-    rule: Rule,
-    *,
-    imported: bool,
+def _other_coefficients(
+    types: Mapping[str, PlanDeviceType], hashes: Mapping[str, str]
 ) -> list[str]:
-    workloads = [_workload(tenant) for tenant in device.tenants]
-    settings = [
-        Setting(tenant.batch_size, tenant.share_pct, tenant.queue_delay_us)
-        for tenant in device.tenants
-    ]
-    evaluator = Evaluator(predictor, rule, queueing)
     findings = []
-    derived = evaluator.promised(workloads, settings)
-    judged = evaluator.judge(workloads, settings)
-    for tenant, promise, judgement in zip(device.tenants, derived, judged, strict=True):
+    for name, kind in types.items():
+        stated, given = kind.coefficients_hash, hashes.get(name)
+        if stated is not None and given is not None and stated != given:
+            of = f" for '{name}'" if len(types) > 1 else ""
+            findings.append(
+                f"the plan was made from other coefficients{of} ({stated[:12]}… in the plan,"
+                f" {given[:12]}… given)"
+            )
+    return findings
+
+
+@dataclass(frozen=True)
+class _Derived:
+    """What the predictor says of a device."""
+
+    promises: Sequence[PredictedTenant]
+    judged: Sequence[Judgement]
+    power_w: float | None
+    memory_mib: float | None
+
+
+class _Deriver:
+    """Derives what devices of one type do; equal devices once."""
+
+    def __init__(self, kind: PlanDeviceType, evaluator: Evaluator) -> None:
+        self.kind = kind
+        self._evaluator = evaluator
+        self._known = set(evaluator.predictor.models)
+        self._names: dict[str, str | None] = {}
+        self._seen: dict[tuple[object, ...], _Derived] = {}
+
+    def derive(self, device: PlanDevice) -> tuple[_Derived | None, list[str]]:
+        """What a device does, and why nothing can be said of it."""
+        for tenant in device.tenants:
+            if tenant.model not in self._names:
+                self._names[tenant.model] = known_as(tenant.model, self._known)
+        unknown = {t.model for t in device.tenants if self._names[t.model] is None}
+        if unknown:
+            models = ", ".join(map(repr, sorted(unknown)))
+            return None, [f"{device.name}: the coefficients know no model {models}"]
+        if any((t.arrival == "bursty") != (t.burstiness is not None) for t in device.tenants):
+            return None, []  # told among the device's findings
+        workloads = tuple(_workload(t, self._names[t.model] or t.model) for t in device.tenants)
+        settings = tuple(
+            Setting(tenant.batch_size, tenant.share_pct, tenant.queue_delay_us)
+            for tenant in device.tenants
+        )
+        key = (workloads, settings)
+        if key not in self._seen:
+            self._seen[key] = _Derived(
+                self._evaluator.promised(workloads, settings),
+                self._evaluator.judge(workloads, settings),
+                self._evaluator.power_w(workloads, settings),
+                self._evaluator.memory_mib(workloads, settings),
+            )
+        return self._seen[key], []
+
+
+def _limits(device: PlanDevice, kind: PlanDeviceType, derived: _Derived) -> list[str]:
+    """Memory and power of a device: as stated, and within the limits of its type."""
+    findings = []
+    of_device = kind.device.memory_mib if kind.device is not None else None
+    most_mib = kind.memory_mib or of_device
+    if most_mib is not None and (derived.memory_mib or 0) > most_mib * (1 + TOLERANCE):
+        findings.append(
+            f"{device.name}: its tenants need {derived.memory_mib:.0f} MiB of memory, it has"
+            f" {most_mib:.0f}"
+        )
+    most_w = kind.power_limit_w
+    if most_w is not None and derived.power_w is None:
+        findings.append(f"{device.name}: its power is not known, so neither that its limit holds")
+    elif most_w is not None and (derived.power_w or 0) > most_w * (1 + TOLERANCE):
+        findings.append(
+            f"{device.name}: draws {derived.power_w:.1f} W in the mean, at most {most_w:g} W may be"
+        )
+    for field in ("power_w", "memory_mib"):
+        stated, is_ = getattr(device, field), getattr(derived, field)
+        if stated is not None and _differs(stated, is_):
+            findings.append(f"{device.name}: {field} is stated as {_shown(stated, is_)}")
+    return findings
+
+
+def _promises(device: PlanDevice, derived: _Derived, *, imported: bool) -> list[str]:
+    findings = []
+    rows = zip(device.tenants, derived.promises, derived.judged, strict=True)
+    for tenant, promise, judgement in rows:
+        if tenant.predicted == promise and judgement.holds:
+            continue
         where = f"{device.name}, '{tenant.workload}'"
         if tenant.predicted is not None:
             findings += _differences(where, tenant.predicted, promise, imported=imported)
@@ -175,12 +238,22 @@ def _differences(
     findings = []
     for field in PredictedTenant.model_fields:
         said, is_ = getattr(stated, field), getattr(derived, field)
-        if said is None and (imported or is_ is None):
+        if said is None and imported:
             continue
-        if said is None or is_ is None or not math.isclose(said, is_, rel_tol=TOLERANCE):
-            states, shown = ("no value" if v is None else f"{v:.6g}" for v in (said, is_))
-            findings.append(f"{where}: {field} is stated as {states}, predicted is {shown}")
+        if _differs(said, is_):
+            findings.append(f"{where}: {field} is stated as {_shown(said, is_)}")
     return findings
+
+
+def _differs(said: float | None, is_: float | None) -> bool:
+    if said is None or is_ is None:
+        return said is not is_
+    return not math.isclose(said, is_, rel_tol=TOLERANCE)
+
+
+def _shown(said: float | None, is_: float | None) -> str:
+    states, shown = ("no value" if v is None else f"{v:.6g}" for v in (said, is_))
+    return f"{states}, predicted is {shown}"
 
 
 def _misses(where: str, tenant: PlanTenant, judgement: Judgement) -> list[str]:
@@ -204,12 +277,15 @@ def _misses(where: str, tenant: PlanTenant, judgement: Judgement) -> list[str]:
     return findings
 
 
-def _workload(tenant: PlanTenant) -> Workload:
+def _workload(tenant: PlanTenant, model: str) -> Workload:
+    """What was asked of a tenant, without its name."""
     return Workload(
-        name=tenant.workload,
-        model=tenant.model,
+        name="",
+        model=model,
         rate_rps=tenant.rate_rps,
         slo_ms=tenant.slo_ms,
         percentile=tenant.percentile,
         arrival=tenant.arrival,
+        burstiness=tenant.burstiness,
+        memory_mib=tenant.memory_mib,
     )
