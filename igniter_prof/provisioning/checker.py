@@ -27,7 +27,7 @@ from igniter_prof.provisioning.interface import (
     default_request_latency,
 )
 from igniter_prof.provisioning.names import known_as
-from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting
+from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting, memory_limit_mib
 from igniter_prof.provisioning.rules import rule_of
 from igniter_prof.records import (
     Plan,
@@ -196,8 +196,7 @@ class _Deriver:
 def _limits(device: PlanDevice, kind: PlanDeviceType, derived: _Derived) -> list[str]:
     """Memory and power of a device: as stated, and within the limits of its type."""
     findings = []
-    of_device = kind.device.memory_mib if kind.device is not None else None
-    most_mib = kind.memory_mib or of_device
+    most_mib = memory_limit_mib(kind)
     if most_mib is not None and (derived.memory_mib or 0) > most_mib * (1 + TOLERANCE):
         findings.append(
             f"{device.name}: its tenants need {derived.memory_mib:.0f} MiB of memory, it has"

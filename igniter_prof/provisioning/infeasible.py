@@ -1,37 +1,45 @@
-"""Says why a workload cannot be met, and what could be: the nearest SLO and the nearest rate."""
+"""Says why a workload cannot be met, and what could be: the nearest SLO, rate, or replicas."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from igniter_prof.errors import Infeasible
-from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting
-from igniter_prof.provisioning.problem import DEVICE_PCT, Problem, WorkloadClass
-from igniter_prof.provisioning.shares import LeastShares
+from igniter_prof.provisioning.operating import Judgement, Setting, memory_limit_mib
+from igniter_prof.provisioning.problem import DEVICE_PCT, DeviceKind, Problem, WorkloadClass
 from igniter_prof.records import Workload
 from igniter_prof.units import format_ms
 
 MAX_SHOWN = 20
+MOST_REPLICAS = 64
+"""That a workload may ask for."""
 
 
-def refuse_infeasible(problem: Problem, least: LeastShares) -> None:
+def refuse_infeasible(problem: Problem, feasible: Callable[[int], bool]) -> None:
     """Raise if a workload cannot be met even alone on a device.
 
+    Args:
+        problem: the problem.
+        feasible: whether a class, by its index, can be met alone on some kind of device.
+
     Raises:
-        Infeasible: names all such workloads, why each cannot be met, and the nearest feasible SLO
-            and rate.
+        Infeasible: names all such workloads, why each cannot be met, and the nearest feasible SLO,
+            rate and number of replicas.
     """
-    reasons = [
-        explain(problem, least.evaluator, each)
-        for index, each in enumerate(problem.classes)
-        if least.alone(index) is None
-    ]
-    if not reasons:
+    missed = [each for index, each in enumerate(problem.classes) if not feasible(index)]
+    if not missed:
         return
-    if len(reasons) > MAX_SHOWN:
-        reasons = [*reasons[:MAX_SHOWN], f"… and {len(reasons) - MAX_SHOWN} more"]
-    hint = "relax the SLO or the rate, or split the workload into several of a lower rate"
-    if any(_top_pct(problem, each.sample) < DEVICE_PCT for each in problem.classes):
+    reasons = [explain(problem, each) for each in missed[:MAX_SHOWN]]
+    if len(missed) > MAX_SHOWN:
+        reasons.append(f"… and {len(missed) - MAX_SHOWN} more")
+    hint = "relax the SLO or the rate, or let its rate be split (max_replicas)"
+    if any(
+        _top_pct(kind, each.sample) < DEVICE_PCT
+        for each in missed
+        for kind in _allowed(problem, each)
+    ):
         hint += ", or profile larger shares (--extrapolate plans with them unseen)"
     raise Infeasible(
         "no plan can meet these workloads:\n  - " + "\n  - ".join(reasons),
@@ -39,70 +47,44 @@ def refuse_infeasible(problem: Problem, least: LeastShares) -> None:
     )
 
 
-def explain(problem: Problem, evaluator: Evaluator, each: WorkloadClass) -> str:
-    """Why a class cannot be met alone on a device, with the nearest SLO and rate that can."""
-    workload = each.sample
-    top_pct = _top_pct(problem, workload)
-    where = "alone on a device" + (f" with {top_pct:g}% of it" if top_pct < DEVICE_PCT else "")
-    settings = _alone(problem, workload)
-    judged = [_judge(evaluator, workload, setting) for setting in settings]
-    predictions = [evaluator.predict([workload], [setting])[0] for setting in settings]
-    most_rps = max(workload.rate_rps * j.max_utilisation / j.utilisation for j in judged)
-    reachable = [j.latency_ms for j in judged if j.sustained and j.latency_ms is not None]
-    if most_rps < workload.rate_rps * (1 - 1e-9):
-        why = (
-            f"{where} it can take {most_rps:.4g} requests/s,"
-            f" less than its rate of {workload.rate_rps:g}"
-        )
-    elif reachable:
-        limit_ms = evaluator.rule.limit_ms(workload)
-        what = f"p{workload.percentile:g}" if evaluator.rule.queueing else "mean latency"
-        share = "" if evaluator.rule.slo_fraction == 1 else f" = {limit_ms:g} ms of it"
-        best_ms = min(reachable)
-        why = (
-            f"{where} its best {what} is {format_ms(best_ms)}, over its SLO of"
-            f" {workload.slo_ms:g} ms{share}"
-            if best_ms > limit_ms
-            else f"no batch size keeps {what}, filling and rate within its SLO at once"
-        )
-    else:
-        fastest = min(prediction.latency_ms for prediction in predictions)
-        why = f"no batch size gives a stable queue (a batch takes {format_ms(fastest)} at best)"
-    nearest = []
-    slo_ms = nearest_slo_ms(problem, evaluator, workload)
-    if slo_ms is not None:
-        nearest.append(f"an SLO of {slo_ms:g} ms")
-    rate_rps = nearest_rate_rps(problem, evaluator, workload)
-    if rate_rps is not None:
-        nearest.append(f"a rate of {rate_rps:g} requests/s")
-    would_do = f"; {' or '.join(nearest)} would do" if nearest else ""
-    names = f"'{each.names[0]}'" + (f" and {each.count - 1} alike" if each.count > 1 else "")
-    return f"{names} ({workload.model}): {why}{would_do}"
+def explain(problem: Problem, each: WorkloadClass) -> str:
+    """Why a class cannot be met alone on any kind of device, and what nearest to it could be.
+
+    Split into as many replicas as it may have; the why is that of the kind on which the least is
+    missing.
+    """
+    sample = each.sample
+    parts = max(sample.replicas, sample.max_replicas or 1)
+    whole_rps = sample.rate_rps * sample.replicas
+    base = each.names[0].rpartition(".")[0] if sample.replicas > 1 else each.names[0]
+    alike = each.count // sample.replicas - 1
+    names = f"'{base}'" + (f" and {alike} alike" if alike else "")
+    return f"{names} ({sample.model}): {_why(problem, each, whole_rps, parts)}"
 
 
-def nearest_slo_ms(problem: Problem, evaluator: Evaluator, workload: Workload) -> float | None:
-    """The smallest SLO, to 4 digits, that the workload can have at its rate; None if none.
+def nearest_slo_ms(kinds: Sequence[DeviceKind], workload: Workload) -> float | None:
+    """The smallest SLO, to 4 digits, that a workload can have at its rate; None if none.
 
-    None too where the rate is beyond the device, whatever the SLO.
+    None too where the rate is beyond each kind of device, whatever the SLO.
     """
     candidates = []
-    for setting in _alone(problem, workload):
-        judgement = _judge(evaluator, workload, setting)
-        if not judgement.sustained or judgement.latency_ms is None:
-            continue
-        needed_ms = judgement.latency_ms
-        if evaluator.rule.fill_within_limit:
-            needed_ms = max(needed_ms, 1000 * (setting.batch_size - 1) / workload.rate_rps)
-        candidates.append(_round_up(needed_ms / evaluator.rule.slo_fraction))
+    for alone in (_alone(kind, workload) for kind in kinds):
+        rule = alone.kind.evaluator.rule
+        for setting, judgement in zip(alone.settings, alone.judged, strict=True):
+            if not judgement.sustained or judgement.latency_ms is None:
+                continue
+            needed_ms = judgement.latency_ms
+            if rule.fill_within_limit:
+                needed_ms = max(needed_ms, 1000 * (setting.batch_size - 1) / workload.rate_rps)
+            candidates.append(_round_up(needed_ms / rule.slo_fraction))
     return min(candidates, default=None)
 
 
-def nearest_rate_rps(problem: Problem, evaluator: Evaluator, workload: Workload) -> float | None:
-    """The highest rate, to 4 digits, that the workload can have with its SLO; None if none."""
+def nearest_rate_rps(kinds: Sequence[DeviceKind], workload: Workload) -> float | None:
+    """The highest rate, to 4 digits, that a workload can have with its SLO; None if none."""
 
     def feasible(rate_rps: float) -> bool:
-        slower = workload.model_copy(update={"rate_rps": rate_rps})
-        return any(_judge(evaluator, slower, setting).holds for setting in _alone(problem, slower))
+        return _feasible(kinds, workload.model_copy(update={"rate_rps": rate_rps}))
 
     low, high = workload.rate_rps / 1e6, workload.rate_rps
     if not feasible(low):
@@ -114,23 +96,204 @@ def nearest_rate_rps(problem: Problem, evaluator: Evaluator, workload: Workload)
     return rounded if feasible(rounded) else low
 
 
-def _alone(problem: Problem, workload: Workload) -> list[Setting]:
-    choices = problem.choices[workload.model]
-    share_pct = _top_pct(problem, workload)
-    settings = [Setting(batch, share_pct) for batch in choices.batch_sizes]
-    limit = problem.rule.max_batch
-    allowed = [each for each in settings if limit is None or each.batch_size <= limit]
-    return allowed or settings[:1]
+def nearest_replicas(kinds: Sequence[DeviceKind], workload: Workload, parts: int) -> int | None:
+    """The fewest replicas, more than ``parts``, that would do; None if none. ``workload`` is whole.
+
+    As a smaller rate is taken never to need more, this is a search by halves.
+    """
+
+    def feasible(into: int) -> bool:
+        return _feasible(kinds, _part(workload, into))
+
+    low, high = parts, MOST_REPLICAS
+    if low >= high or not feasible(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if feasible(middle) else (middle, high)
+    return high
 
 
-def _top_pct(problem: Problem, workload: Workload) -> float:
+@dataclass(frozen=True)
+class _Alone:
+    """A workload alone on a device with the largest share, by batch size.
+
+    Without batch sizes for which memory or power do not suffice.
+    """
+
+    kind: DeviceKind
+    settings: Sequence[Setting]
+    judged: Sequence[Judgement]
+    rate_rps: float
+
+    @property
+    def most_rps(self) -> float:
+        """The highest rate that the rule allows."""
+        return max(self.rate_rps * j.max_utilisation / j.utilisation for j in self.judged)
+
+    @property
+    def best_ms(self) -> float | None:
+        """The least latency among those that keep up with the rate."""
+        reachable = [j.latency_ms for j in self.judged if j.sustained and j.latency_ms is not None]
+        return min(reachable, default=None)
+
+    @property
+    def lacking(self) -> tuple[bool, float, float]:
+        """The less is missing the smaller: rate, latency."""
+        best_ms = self.best_ms
+        slow = self.most_rps < self.rate_rps * (1 - 1e-9)
+        return slow, math.inf if best_ms is None else best_ms, -self.most_rps
+
+
+def _why(problem: Problem, each: WorkloadClass, whole_rps: float, parts: int) -> str:
+    allowed = _allowed(problem, each)
+    if not allowed:
+        return _nowhere(problem, each)
+    whole = each.sample.model_copy(update={"rate_rps": whole_rps})
+    part = _part(whole, parts)
+    tried = [_alone(kind, part) for kind in allowed]
+    places = [alone for alone in tried if alone.judged]
+    if not places:
+        return _too_little(allowed, part)
+    best = min(places, key=lambda alone: alone.lacking)
+    why = _missing(problem, best, part, parts)
+    kinds = [alone.kind for alone in places]
+    nearest = []
+    slo_ms = nearest_slo_ms(kinds, part)
+    if slo_ms is not None:
+        nearest.append(f"an SLO of {slo_ms:g} ms")
+    rate_rps = nearest_rate_rps(kinds, part)
+    if rate_rps is not None:
+        nearest.append(f"a rate of {rate_rps * parts:g} requests/s")
+    replicas = nearest_replicas(kinds, whole, parts)
+    if replicas is not None:
+        nearest.append(f"max_replicas of {replicas}")
+    return why + (f"; {' or '.join(nearest)} would do" if nearest else "")
+
+
+def _nowhere(problem: Problem, each: WorkloadClass) -> str:
+    """No kind of device that it may be on knows its model."""
+    only = ", ".join(each.sample.devices)
+    knowing = [kind.record.name for kind in problem.kinds if each.sample.model in kind.choices]
+    found = f"; those of {', '.join(knowing)} do" if knowing else ""
+    return f"it may only be on {only}, whose coefficients do not know its model{found}"
+
+
+def _too_little(kinds: Sequence[DeviceKind], workload: Workload) -> str:
+    """Memory or power of no kind of device suffices for it."""
+    roomy = [
+        kind
+        for kind in kinds
+        if any(_fits_memory(kind, workload, setting) for setting in _settings(kind, workload))
+    ]
+    if not roomy:
+        needed = min(
+            kind.evaluator.tenant_memory_mib(workload, setting) or 0.0
+            for kind in kinds
+            for setting in _settings(kind, workload)
+        )
+        most = max(memory_limit_mib(kind.record) or 0.0 for kind in kinds)
+        said = " as it says" if workload.memory_mib is not None else ""
+        return (
+            f"it needs {needed:g} MiB of device memory{said}, the largest device that it may be on"
+            f" has {most:g}; memory_mib of {most:g} or a larger device would do"
+        )
+    limit_w = max(kind.record.power_limit_w or 0.0 for kind in roomy)
+    drawn = [
+        watts
+        for kind in roomy
+        for setting in _settings(kind, workload)
+        if (watts := kind.evaluator.power_w([workload], [setting])) is not None
+    ]
+    if not drawn:
+        return f"nothing is known of its power, so no limit of {limit_w:g} W is sure to hold"
+    return (
+        f"a device with it alone draws {min(drawn):.4g} W in the mean, over the power limit of"
+        f" {limit_w:g} W"
+    )
+
+
+def _missing(problem: Problem, alone: _Alone, workload: Workload, parts: int) -> str:
+    evaluator, rule = alone.kind.evaluator, problem.rule
+    top_pct = _top_pct(alone.kind, workload)
+    where = "alone on a device"
+    if len(problem.kinds) > 1:
+        where += f" of type {alone.kind.record.name}"
+    if top_pct < DEVICE_PCT:
+        where += f" with {top_pct:g}% of it"
+    if parts > 1:
+        where = f"split into {parts} replicas, each {where},"
+    if alone.most_rps < workload.rate_rps * (1 - 1e-9):
+        rate = f"its rate of {workload.rate_rps * parts:g}"
+        return f"{where} it can take {alone.most_rps * parts:.4g} requests/s, less than {rate}"
+    best_ms = alone.best_ms
+    if best_ms is None:
+        fastest = min(
+            evaluator.predict([workload], [setting])[0].latency_ms for setting in alone.settings
+        )
+        return f"no batch size gives a stable queue (a batch takes {format_ms(fastest)} at best)"
+    limit_ms = rule.limit_ms(workload)
+    what = f"p{workload.percentile:g}" if rule.queueing else "mean latency"
+    if best_ms <= limit_ms:
+        return f"no batch size keeps {what}, filling and rate within its SLO at once"
+    of_it = "" if rule.slo_fraction == 1 else f" = {limit_ms:g} ms of it"
+    return (
+        f"{where} its best {what} is {format_ms(best_ms)}, over its SLO of"
+        f" {workload.slo_ms:g} ms{of_it}"
+    )
+
+
+def _allowed(problem: Problem, each: WorkloadClass) -> list[DeviceKind]:
+    return [kind for index, kind in enumerate(problem.kinds) if problem.allows(each, index)]
+
+
+def _part(workload: Workload, into: int) -> Workload:
+    return workload.model_copy(update={"rate_rps": workload.rate_rps / into})
+
+
+def _feasible(kinds: Sequence[DeviceKind], workload: Workload) -> bool:
+    return any(judgement.holds for kind in kinds for judgement in _alone(kind, workload).judged)
+
+
+def _alone(kind: DeviceKind, workload: Workload) -> _Alone:
+    settings = [
+        setting
+        for setting in _settings(kind, workload)
+        if _fits_memory(kind, workload, setting) and _fits_power(kind, workload, setting)
+    ]
+    judged = [kind.evaluator.judge([workload], [setting])[0] for setting in settings]
+    return _Alone(kind, settings, judged, workload.rate_rps)
+
+
+def _settings(kind: DeviceKind, workload: Workload) -> list[Setting]:
+    """Every batch size with the largest share; with every share where power is limited."""
+    choices, largest = kind.choices[workload.model], kind.evaluator.rule.max_batch
+    batches = [each for each in choices.batch_sizes if largest is None or each <= largest]
+    limited = kind.record.power_limit_w is not None
+    shares = choices.shares_pct if limited else choices.shares_pct[-1:]
+    return [
+        Setting(batch, share) for batch in batches or choices.batch_sizes[:1] for share in shares
+    ]
+
+
+def _fits_memory(kind: DeviceKind, workload: Workload, setting: Setting) -> bool:
+    limit_mib = memory_limit_mib(kind.record)
+    if limit_mib is None:
+        return True
+    return (kind.evaluator.tenant_memory_mib(workload, setting) or 0.0) <= limit_mib
+
+
+def _fits_power(kind: DeviceKind, workload: Workload, setting: Setting) -> bool:
+    limit_w = kind.record.power_limit_w
+    if limit_w is None:
+        return True
+    watts = kind.evaluator.power_w([workload], [setting])
+    return watts is not None and watts <= limit_w
+
+
+def _top_pct(kind: DeviceKind, workload: Workload) -> float:
     """The largest share that may be chosen for a workload."""
-    return problem.choices[workload.model].shares_pct[-1]
-
-
-def _judge(evaluator: Evaluator, workload: Workload, setting: Setting) -> Judgement:
-    (judgement,) = evaluator.judge([workload], [setting])
-    return judgement
+    return kind.choices[workload.model].shares_pct[-1]
 
 
 def _round_up(value: float) -> float:

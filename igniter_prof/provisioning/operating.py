@@ -13,7 +13,7 @@ import numpy.typing as npt
 from igniter_prof.fitting.quick import Speed
 from igniter_prof.provisioning.interface import Estimate, Predictor, RequestLatency
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import PredictedTenant, Prediction, Tenant, Workload
+from igniter_prof.records import PlanDeviceType, PredictedTenant, Prediction, Tenant, Workload
 
 Floats = npt.NDArray[np.float64]
 REPORTED = (50.0, 95.0, 99.0)
@@ -59,6 +59,11 @@ class Judgement:
         if self.latency_ms is None:
             return -math.inf
         return min(1 - self.latency_ms / self.limit_ms, 1 - self.utilisation / self.max_utilisation)
+
+
+def memory_limit_mib(record: PlanDeviceType) -> float | None:
+    """Memory that the tenants of a device may use: as the user said, else that of the profiled."""
+    return record.memory_mib or (record.device.memory_mib if record.device is not None else None)
 
 
 @lru_cache(maxsize=200_000)
