@@ -73,6 +73,8 @@ def nearest_slo_ms(kinds: Sequence[DeviceKind], workload: Workload) -> float | N
         for setting, judgement in zip(alone.settings, alone.judged, strict=True):
             if not judgement.sustained or judgement.latency_ms is None:
                 continue
+            if not _fits_power(alone.kind, workload, setting):
+                continue
             needed_ms = judgement.latency_ms
             if rule.fill_within_limit:
                 needed_ms = max(needed_ms, 1000 * (setting.batch_size - 1) / workload.rate_rps)
@@ -116,10 +118,7 @@ def nearest_replicas(kinds: Sequence[DeviceKind], workload: Workload, parts: int
 
 @dataclass(frozen=True)
 class _Alone:
-    """A workload alone on a device with the largest share, by batch size.
-
-    Without batch sizes for which memory or power do not suffice.
-    """
+    """A workload alone on a device, whatever power it draws, where its memory suffices."""
 
     kind: DeviceKind
     settings: Sequence[Setting]
@@ -151,12 +150,13 @@ def _why(problem: Problem, each: WorkloadClass, whole_rps: float, parts: int) ->
         return _nowhere(problem, each)
     whole = each.sample.model_copy(update={"rate_rps": whole_rps})
     part = _part(whole, parts)
-    tried = [_alone(kind, part) for kind in allowed]
-    places = [alone for alone in tried if alone.judged]
+    places = [alone for kind in allowed if (alone := _alone(kind, part)).judged]
     if not places:
-        return _too_little(allowed, part)
-    best = min(places, key=lambda alone: alone.lacking)
-    why = _missing(problem, best, part, parts)
+        return _too_little_memory(allowed, part)
+    if any(judgement.holds for alone in places for judgement in alone.judged):
+        why = _too_much_power(places, part)
+    else:
+        why = _missing(problem, min(places, key=lambda alone: alone.lacking), part, parts)
     kinds = [alone.kind for alone in places]
     nearest = []
     slo_ms = nearest_slo_ms(kinds, part)
@@ -179,37 +179,34 @@ def _nowhere(problem: Problem, each: WorkloadClass) -> str:
     return f"it may only be on {only}, whose coefficients do not know its model{found}"
 
 
-def _too_little(kinds: Sequence[DeviceKind], workload: Workload) -> str:
-    """Memory or power of no kind of device suffices for it."""
-    roomy = [
-        kind
+def _too_little_memory(kinds: Sequence[DeviceKind], workload: Workload) -> str:
+    needed = min(
+        kind.evaluator.tenant_memory_mib(workload, setting) or 0.0
         for kind in kinds
-        if any(_fits_memory(kind, workload, setting) for setting in _settings(kind, workload))
-    ]
-    if not roomy:
-        needed = min(
-            kind.evaluator.tenant_memory_mib(workload, setting) or 0.0
-            for kind in kinds
-            for setting in _settings(kind, workload)
-        )
-        most = max(memory_limit_mib(kind.record) or 0.0 for kind in kinds)
-        said = " as it says" if workload.memory_mib is not None else ""
-        return (
-            f"it needs {needed:g} MiB of device memory{said}, the largest device that it may be on"
-            f" has {most:g}; memory_mib of {most:g} or a larger device would do"
-        )
-    limit_w = max(kind.record.power_limit_w or 0.0 for kind in roomy)
-    drawn = [
-        watts
-        for kind in roomy
         for setting in _settings(kind, workload)
-        if (watts := kind.evaluator.power_w([workload], [setting])) is not None
+    )
+    most = max(memory_limit_mib(kind.record) or 0.0 for kind in kinds)
+    said = " as it says" if workload.memory_mib is not None else ""
+    return (
+        f"it needs {needed:g} MiB of device memory{said}, the largest device that it may be on"
+        f" has {most:g}; memory_mib of {most:g} or a larger device would do"
+    )
+
+
+def _too_much_power(places: Sequence[_Alone], workload: Workload) -> str:
+    """It would be met but for limits of power."""
+    drawn = [
+        (watts, alone.kind.record.power_limit_w or 0.0)
+        for alone in places
+        for setting, judgement in zip(alone.settings, alone.judged, strict=True)
+        if judgement.holds
+        and (watts := alone.kind.evaluator.power_w([workload], [setting])) is not None
     ]
     if not drawn:
-        return f"nothing is known of its power, so no limit of {limit_w:g} W is sure to hold"
+        return "nothing is known of its power, so no power limit is sure to hold"
+    least_w, limit_w = min(drawn, key=lambda pair: pair[0] - pair[1])
     return (
-        f"a device with it alone draws {min(drawn):.4g} W in the mean, over the power limit of"
-        f" {limit_w:g} W"
+        f"alone a device draws {least_w:.4g} W in the mean, over its power limit of {limit_w:g} W"
     )
 
 
@@ -252,14 +249,16 @@ def _part(workload: Workload, into: int) -> Workload:
 
 
 def _feasible(kinds: Sequence[DeviceKind], workload: Workload) -> bool:
-    return any(judgement.holds for kind in kinds for judgement in _alone(kind, workload).judged)
+    return any(
+        judgement.holds and _fits_power(alone.kind, workload, setting)
+        for alone in (_alone(kind, workload) for kind in kinds)
+        for setting, judgement in zip(alone.settings, alone.judged, strict=True)
+    )
 
 
 def _alone(kind: DeviceKind, workload: Workload) -> _Alone:
     settings = [
-        setting
-        for setting in _settings(kind, workload)
-        if _fits_memory(kind, workload, setting) and _fits_power(kind, workload, setting)
+        setting for setting in _settings(kind, workload) if _fits_memory(kind, workload, setting)
     ]
     judged = [kind.evaluator.judge([workload], [setting])[0] for setting in settings]
     return _Alone(kind, settings, judged, workload.rate_rps)
