@@ -11,6 +11,7 @@ import pytest
 from igniter_prof.fitting import Predictor
 from igniter_prof.fitting.igniter import LightweightFitted
 from igniter_prof.fitting.interference import table as interference_table
+from igniter_prof.fitting.interference.single import log_neighbours
 from igniter_prof.fitting.interference.table import InterferenceTable
 from igniter_prof.fitting.latency_models import latency_model
 from igniter_prof.fitting.model import Document
@@ -209,7 +210,7 @@ def test_a_table_says_what_cells_one_by_one_do(name: str) -> None:
     for r, p, mine in zip(row, place, own, strict=True):
         beside = [tenants[k] for at, k in enumerate(cells[r]) if at != p and k != NOBODY]
         expected.append(of.speeds([tenants[mine], *beside])[0].latency_ms)
-    found = table.latency_ms(cells, row, place, own)
+    found = table.latency_ms(table.prepare(cells), row, place, own)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert (cells == before).all()
     # and neighbours matter, or nothing was tested
@@ -233,9 +234,9 @@ def test_nobody_beside_is_alone_and_nothing_asked_is_nothing(name: str) -> None:
     _, tenants, table = made(name)
     every = np.arange(len(tenants))
     empty = np.full((1, PLACES), NOBODY)
-    found = table.latency_ms(empty, np.zeros_like(every), every % PLACES, every)
+    found = table.latency_ms(table.prepare(empty), np.zeros_like(every), every % PLACES, every)
     np.testing.assert_allclose(found, table.alone_ms, rtol=1e-12)
-    assert table.latency_ms(empty, every[:0], every[:0], every[:0]).shape == (0,)
+    assert table.latency_ms(table.prepare(empty), every[:0], every[:0], every[:0]).shape == (0,)
 
 
 def test_igprof_knows_input_scales_and_instances() -> None:
@@ -248,7 +249,9 @@ def test_igprof_knows_input_scales_and_instances() -> None:
     ]
     table = of.table(tenants)
     every = np.arange(3)
-    found = table.latency_ms(np.array([[NOBODY, 1]]), np.zeros(3, dtype=int), 0 * every, every)
+    found = table.latency_ms(
+        table.prepare(np.array([[NOBODY, 1]])), np.zeros(3, dtype=int), 0 * every, every
+    )
     expected = [of.speeds([tenant, tenants[1]])[0].latency_ms for tenant in tenants]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert len(np.unique(found)) > 1
@@ -259,9 +262,9 @@ def test_many_latencies_are_the_same_as_a_few(monkeypatch: pytest.MonkeyPatch) -
     rng = np.random.default_rng(2)
     cells = random_cells(rng, 50, len(tenants))
     row, place, own = asked(rng, 100, len(cells), len(tenants))
-    whole = table.latency_ms(cells, row, place, own)
+    whole = table.latency_ms(table.prepare(cells), row, place, own)
     monkeypatch.setattr(interference_table, "_CHUNK", 7)
-    np.testing.assert_array_equal(table.latency_ms(cells, row, place, own), whole)
+    np.testing.assert_array_equal(table.latency_ms(table.prepare(cells), row, place, own), whole)
 
 
 # --- neighbours lighter than their members ------------------------------------------------------
@@ -282,7 +285,7 @@ def beside(
     row, place, own = ask
     mine = cells[row]
     mine[np.arange(len(row)), (place + 1) % PLACES] = who
-    return table.latency_ms(mine, np.arange(len(row)), place, own)
+    return table.latency_ms(table.prepare(mine), np.arange(len(row)), place, own)
 
 
 @pytest.mark.parametrize("name", [*NEIGHBOURS_BY_TERMS, *BY_POINTS])
@@ -389,3 +392,11 @@ def test_single_precision_is_rounded_down() -> None:
     assert (found.astype(np.float64) <= values).all()
     np.testing.assert_allclose(found, values, rtol=2e-7)
     assert found[4] == 0.5
+
+
+def test_what_neighbours_may_take_back_is_what_the_last_one_costs() -> None:
+    slope, count = np.array([2.0, 2.0, 2.0]), np.array([0, 1, 3])
+    total, most = log_neighbours(slope, count)
+    np.testing.assert_allclose(np.exp(total), [1.0, 3.0, 7.0])
+    # with nobody beside, nothing; not the logarithm of a negative number
+    np.testing.assert_allclose(np.exp(most), [1.0, 3.0, 7.0 / 5.0])

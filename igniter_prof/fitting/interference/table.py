@@ -78,22 +78,25 @@ class InterferenceTable:
         self._count += len(wanted)
         return found
 
+    def prepare(self, cells: IntArray) -> IntArray:
+        """See ``LatencyTable``: the cells by place, (k, m)."""
+        return np.ascontiguousarray(cells.T)
+
     def latency_ms(
-        self, cells: IntArray, row: IntArray, place: IntArray, own: IntArray
+        self, prepared: IntArray, row: IntArray, place: IntArray, own: IntArray
     ) -> FloatArray:
         """See ``LatencyTable``."""
         found = np.empty(len(row))
-        places = np.ascontiguousarray(cells.T)
         for start in range(0, len(row), _CHUNK):
             part = slice(start, start + _CHUNK)
-            found[part] = self._latency_ms(places, row[part], place[part], own[part])
+            found[part] = self._latency_ms(prepared, row[part], place[part], own[part])
         return found
 
     def _latency_ms(
-        self, places: IntArray, row: IntArray, place: IntArray, own: IntArray
+        self, prepared: IntArray, row: IntArray, place: IntArray, own: IntArray
     ) -> FloatArray:
-        """``latency_ms`` with the cells by place, (k, m)."""
-        beside = places[:, row]
+        """``latency_ms`` of a chunk, (r,)."""
+        beside = prepared[:, row]
         beside[place, np.arange(len(row))] = NOBODY
         there = beside >= 0
         total, most = log_neighbours(self._rows.slope[own], there.sum(axis=0))
