@@ -103,3 +103,15 @@ def rule_of(text: str) -> Rule:
             f"latency rule '{text}': '{confidence}' is no confidence",
             hint=f"write {name}+0.9",
         ) from None
+
+
+def asked_rule(text: str, confidence: float | None, default: float | None) -> Rule:
+    """The rule of a name, at a confidence that is asked for, or its own, or the default one.
+
+    Raises:
+        BadInput: as :func:`rule_of`.
+    """
+    rule = rule_of(text)
+    if confidence is None:
+        confidence = default if rule.confidence is None else rule.confidence
+    return replace(rule, confidence=confidence)
