@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from igniter_prof import __version__
 from igniter_prof.errors import BadInput
 from igniter_prof.files import atomic_write, now_utc, parse, read_json
+from igniter_prof.provisioning.assignment_check import type_name
 from igniter_prof.provisioning.names import canonical
 from igniter_prof.records import Plan, PlanDevice, PlanTenant, Positive, Record
 
@@ -85,7 +86,8 @@ def export_plan(plan: Plan, out: Path) -> list[Path]:
     """Write a plan as iGniter's JSON, one file a device; returns what was written.
 
     ``out`` is the file where the plan has one device and ``out`` is no folder; else a folder
-    (made if need be) that gets ``DEVICE.json`` for each device.
+    (made if need be) that gets ``DEVICE.json`` for each device, in a folder for each type of device
+    where there are several. A replica is a workload there, with its part of the rate.
 
     Raises:
         BadInput: a tenant has several instances, which the format cannot say; or the place cannot
@@ -98,23 +100,33 @@ def export_plan(plan: Plan, out: Path) -> list[Path]:
                     f"workload '{tenant.workload}' has {tenant.instances} instances, which"
                     " iGniter's format cannot say",
                 )
-        if Path(device.name).name != device.name:
-            raise BadInput(f"the device name '{device.name}' can be no file name")
+        for name in filter(None, (device.name, device.type)):
+            if Path(name).name != name:
+                raise BadInput(f"the name '{name}' of a device or its type can be no file name")
     out = Path(out)
     if len(plan.devices) == 1 and not out.is_dir():
         targets = [out]
     else:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            hint = "a plan of several devices needs a folder, for one file a device"
-            what = f"cannot be made a folder: {error.strerror}"
-            raise BadInput(what, where=str(out), hint=hint) from error
-        targets = [out / f"{device.name}.json" for device in plan.devices]
+        typed = len(plan.device_types) > 1
+        targets = [
+            (out / type_name(plan, device) if typed else out) / f"{device.name}.json"
+            for device in plan.devices
+        ]
+        for folder in {target.parent for target in targets}:
+            _make(folder)
     for device, target in zip(plan.devices, targets, strict=True):
         with atomic_write(target) as file:
             file.write((json.dumps(_lists(device), indent=4) + "\n").encode())
     return targets
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "a plan of several devices needs a folder, for one file a device"
+        what = f"cannot be made a folder: {error.strerror}"
+        raise BadInput(what, where=str(folder), hint=hint) from error
 
 
 def _lists(device: PlanDevice) -> dict[str, list[str] | list[float] | list[int]]:
