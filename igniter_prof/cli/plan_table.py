@@ -61,7 +61,7 @@ def _proof(plan: Plan, counted: bool) -> str:
     if plan.bound is None:
         return "no bound"
     least = f"at least {plan.bound:.6g} " + ("are needed" if counted else "is proven")
-    return least if plan.gap is None else f"{least}: gap {100 * plan.gap:.2g}%"
+    return least if plan.gap is None else f"{least}: gap {100 * plan.gap:.3g}%"
 
 
 def _table(plan: Plan) -> tuple[Sequence[str], list[tuple[object, ...]]]:
