@@ -277,7 +277,18 @@ def planned(bench: Bench, name: str, strategy: str, rule: str, *, check: bool = 
     )
     killed_s = 2 * limit_s + 60
     out.unlink(missing_ok=True)
-    options = ("--strategy", strategy, "--time-limit", f"{limit_s:g}", "--out", out, "--json")
+    options: list[str | Path] = [
+        "--strategy",
+        strategy,
+        "--time-limit",
+        f"{limit_s:g}",
+        "--out",
+        out,
+        "--json",
+    ]
+    wanted = GOALS[name].gap
+    if strategy == "optimal" and wanted is not None:
+        options += ["--gap", f"{wanted:g}"]
     note(f"{name}, {strategy}, {rule} ...")
     status, wall_s, peak_mib = igprof(
         bench.work,
