@@ -359,11 +359,9 @@ def _plan_cells(made: Made) -> list[str | None]:
     if made.plan is None:
         return [made.failure, *[None] * 5]
     plan = made.plan
-    # the unrounded bound says how near the plan comes to it
-    bound = plan["proven"] if plan["proven"] is not None else plan["bound"]
     return [
         str(plan["devices"]),
-        None if bound is None else f"{bound:.2f}",
+        None if plan["bound"] is None else f"{plan['bound']:g}",
         None if plan["gap"] is None else f"{100 * plan['gap']:.2f}%",
         f"{plan['solve_s']:.2f}",
         f"{made.wall_s:.1f}",
