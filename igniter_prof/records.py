@@ -981,6 +981,7 @@ class PlanTenant(Record):
     replica_of: str | None = Field(default=None, description="the workload that it is a part of")
     memory_mib: Positive | None = Field(default=None, description="as the user said it")
     anti_affinity: str | None = None
+    devices: tuple[str, ...] = Field(default=(), description="allowed device types; empty: all")
     instances: int = Field(default=1, ge=1, le=64)
     queue_delay_us: int = Field(default=0, ge=0)
     predicted: PredictedTenant | None = Field(default=None, description="None in imported plans")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from igniter_prof.errors import BadInput
 from igniter_prof.fitting.model import Document, Fitted
 from igniter_prof.fitting.physics.model import PhysicsModel
-from igniter_prof.fitting.points import FloatArray, IntArray, Observations, Points
+from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray, Observations, Points
 from igniter_prof.fitting.quick import Configuration
 from igniter_prof.fitting.tables import NOBODY, LatencyTable
 from igniter_prof.records import (
@@ -147,6 +148,15 @@ class LightweightFitted:
         )
 
 
+class _Cells(NamedTuple):
+    """Cells as ``_Table`` asks of them: L2 use and power of each place (m, k, 2), and their sum."""
+
+    pressure: FloatArray
+    total: FloatArray
+    there: BoolArray
+    tenants: IntArray
+
+
 class _Table:
     """See ``tables.LatencyTable``: neighbours are their sums of L2 use and power (section III)."""
 
@@ -187,15 +197,19 @@ class _Table:
         self._pressure = np.concatenate([self._pressure, least])
         return np.where(there.any(axis=(1, 2)), first + np.arange(len(members)), NOBODY)
 
+    def prepare(self, cells: IntArray) -> _Cells:
+        """See ``tables.LatencyTable``."""
+        there = cells >= 0
+        pressure = np.where(there[:, :, None], self._pressure[cells], 0.0)
+        return _Cells(pressure, pressure.sum(axis=1), there, there.sum(axis=1))
+
     def latency_ms(
-        self, cells: IntArray, row: IntArray, place: IntArray, own: IntArray
+        self, prepared: _Cells, row: IntArray, place: IntArray, own: IntArray
     ) -> FloatArray:
         """See ``tables.LatencyTable``."""
         d, t = self._device, self._terms
-        there = cells >= 0
-        pressure = np.where(there[:, :, None], self._pressure[cells], 0.0)
-        others = pressure.sum(axis=1)[row] - pressure[row, place]
-        neighbours = there.sum(axis=1)[row] - there[row, place]
+        others = prepared.total[row] - prepared.pressure[row, place]
+        neighbours = prepared.tenants[row] - prepared.there[row, place]
         together = neighbours > 0
         alone = self._active[own]
         waiting = d["scheduling_ms_per_tenant"] * (neighbours + 1) + d["scheduling_ms_at_0"]

@@ -8,7 +8,7 @@ the others the cells are predicted one by one (``PointsTable``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,12 +40,16 @@ class LatencyTable(Protocol):
         """
         ...
 
-    def latency_ms(
-        self, cells: IntArray, row: IntArray, place: IntArray, own: IntArray
-    ) -> FloatArray:
-        """Latency, (r,), of setting ``own[i]`` in place ``place[i]`` of cell ``cells[row[i]]``.
+    def prepare(self, cells: IntArray) -> Any:
+        """What ``latency_ms`` needs of cells (m, k), for many questions about the same cells."""
+        ...
 
-        ``cells``: (m, k); whoever stands in that place is not there.
+    def latency_ms(
+        self, prepared: Any, row: IntArray, place: IntArray, own: IntArray
+    ) -> FloatArray:
+        """Latency, (r,), of setting ``own[i]`` in place ``place[i]`` of cell ``row[i]``.
+
+        Of prepared cells; whoever stands in that place is not there.
         """
         ...
 
@@ -87,13 +91,17 @@ class PointsTable:
                 found[row] = self._number.get((self._model[known[0]], *least), NOBODY)
         return found
 
+    def prepare(self, cells: IntArray) -> IntArray:
+        """See ``LatencyTable``."""
+        return cells
+
     def latency_ms(
-        self, cells: IntArray, row: IntArray, place: IntArray, own: IntArray
+        self, prepared: IntArray, row: IntArray, place: IntArray, own: IntArray
     ) -> FloatArray:
         """See ``LatencyTable``."""
         if not len(row):
             return np.zeros(0)
-        asked = cells[row]
+        asked = prepared[row]
         mine = np.arange(len(row))
         asked[mine, place] = own
         there = asked >= 0

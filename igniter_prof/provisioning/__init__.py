@@ -1,9 +1,10 @@
 """The planner: places workloads on as few devices as their SLOs allow; reads and checks plans.
 
 ``docs/planning.md`` writes the problem down. The pieces, each in its module: the problem as data
-(``problem``), rules of what "within its SLO" means (``rules``), judging one device (``operating``),
-least shares (``shares``), patterns of a device (``patterns``), the integer program (``solver``),
-strategies by name (``strategies``), the answer (``planner``), and the check (``checker``).
+(``problem``, ``kinds``), rules of what "within its SLO" means (``rules``), judging one device
+(``operating``), the classes as arrays (``demand``), the search for patterns (``search``), the
+programs over them (``columns``, ``generation``), strategies by name (``optimal``, ``baselines``,
+``strategies``), the answer (``planner``), its proof (``certificate``) and the check (``checker``).
 """
 
 from igniter_prof.config.workloads import read_workloads, workloads_digest

@@ -21,14 +21,18 @@ from igniter_prof.provisioning.assignment_check import (
     type_name,
     types_of,
 )
+from igniter_prof.provisioning.certificate import refute
 from igniter_prof.provisioning.interface import (
     Predictor,
     RequestLatency,
     default_request_latency,
 )
+from igniter_prof.provisioning.kinds import device_kind
 from igniter_prof.provisioning.names import known_as
 from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting, memory_limit_mib
-from igniter_prof.provisioning.rules import rule_of
+from igniter_prof.provisioning.planner import classes_of_plan
+from igniter_prof.provisioning.problem import Problem
+from igniter_prof.provisioning.rules import Rule, rule_of
 from igniter_prof.records import (
     Plan,
     PlanDevice,
@@ -119,9 +123,37 @@ def check_plan(
     started = _tell(told, "objective", started)
 
     if bound and plan.bound is not None:
-        # WIRE HERE: findings += certificate.refute(plan, problem)
+        if unknown_types := sorted(set(types) - set(given)):
+            raise BadInput(
+                f"the bound needs the coefficients of the device type '{unknown_types[0]}' too",
+                hint="give them, or leave the bound out: --no-bound",
+            )
+        findings += refute(plan, _problem(plan, given, types, rule, queueing))
         _tell(told, "bound", started)
     return findings
+
+
+def _problem(
+    plan: Plan,
+    predictors: Mapping[str, Predictor],
+    types: Mapping[str, PlanDeviceType],
+    rule: Rule,
+    queueing: RequestLatency,
+) -> Problem:
+    """The problem that a plan answers, from what it says."""
+    known = {model for name in types for model in predictors[name].models}
+    asked = {tenant.model for device in plan.devices for tenant in device.tenants}
+    names = {model: known_as(model, known) or model for model in asked}
+    kinds = [
+        device_kind(kind, predictors[name], rule, names.values(), request_latency=queueing)[0]
+        for name, kind in types.items()
+    ]
+    return Problem(
+        classes=classes_of_plan(plan, names),
+        kinds=tuple(kinds),
+        rule=rule,
+        objective=plan.objective,
+    )
 
 
 def _tell(told: Callable[[str, float], None] | None, what: str, started: float) -> float:

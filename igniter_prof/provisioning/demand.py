@@ -288,7 +288,7 @@ def build(
     """A ``Demand`` from limits; ``memory`` (C,), NaN: as predicted."""
     c = len(limits.model)
     alone_ms = grid.alone_ms[limits.model]
-    ok = (limits.alone >= 0) & (alone_ms <= limits.alone * (1 + SLACK))
+    ok: BoolArray = np.logical_and(limits.alone >= 0, alone_ms <= limits.alone * (1 + SLACK))
     used = ok.any(axis=2)
     most = max(1, int(used.sum(axis=1).max(initial=0)))
     batch = np.zeros((c, most), dtype=np.int64)

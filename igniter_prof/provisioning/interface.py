@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from igniter_prof.fitting.quick import Speed
+from igniter_prof.fitting.tables import LatencyTable
 from igniter_prof.records import Prediction, Tenant
 
 
@@ -72,6 +73,10 @@ class Predictor(Protocol):
         Beside neighbours that are loaded all the time with their own full batches; the last
         value is what ``predict`` says of the tenant.
         """
+        ...
+
+    def table(self, tenants: Sequence[Tenant]) -> LatencyTable:
+        """Latencies of many cells at once that are made of these tenants."""
         ...
 
     def outside(self, tenants: Sequence[Tenant]) -> list[str]:

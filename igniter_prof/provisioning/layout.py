@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from igniter_prof.provisioning.assignment_check import type_name
 from igniter_prof.provisioning.operating import Setting
 from igniter_prof.provisioning.problem import (
     DEVICE_PCT,
@@ -168,10 +169,9 @@ def before(plan: Plan, ground: Ground, lost: Iterable[str] = ()) -> tuple[Before
     Not there are those that are ``lost``, and those of a type that is no longer given.
     """
     lost, names = set(lost), identities(plan, ground)
-    first = plan.device_types[0].name if plan.device_types else None
     devices = []
     for device in plan.devices:
-        kind = ground.kind_of.get(device.type or first or "")
+        kind = ground.kind_of.get(type_name(plan, device))
         if device.name in lost or kind is None:
             continue
         kept = {names[t.workload]: setting_of(t) for t in device.tenants if t.workload in names}

@@ -1,227 +1,336 @@
-"""``plan``: from workloads and a predictor to a plan."""
+"""``plan``: from workloads and kinds of devices to a plan."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from igniter_prof import __version__
 from igniter_prof.config.workloads import expand
 from igniter_prof.errors import BadInput, Infeasible, did_you_mean
 from igniter_prof.files import now_utc
+from igniter_prof.provisioning.certificate import certificate_of
+from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.infeasible import refuse_infeasible
-from igniter_prof.provisioning.interface import (
-    Predictor,
-    RequestLatency,
-    default_request_latency,
-)
-from igniter_prof.provisioning.operating import Evaluator
+from igniter_prof.provisioning.optimal import Placement, rounded_up
 from igniter_prof.provisioning.problem import (
+    Configuration,
+    DeviceKind,
     Problem,
     WorkloadClass,
-    choices_for,
     classes_of,
     with_known_models,
 )
-from igniter_prof.provisioning.rules import rule_of
-from igniter_prof.provisioning.shares import Configuration, LeastShares
-from igniter_prof.provisioning.strategies import STRATEGIES, Placement
-from igniter_prof.records import Device, Plan, PlanDevice, PlanTenant, Tenant, Workload
+from igniter_prof.provisioning.rules import Rule
+from igniter_prof.provisioning.strategies import STRATEGIES
+from igniter_prof.records import (
+    Objective,
+    Plan,
+    PlanDevice,
+    PlanTenant,
+    Tenant,
+    Workload,
+)
 
 MAX_NOTES = 20
 
 
 def plan(
-    predictor: Predictor,
+    kinds: Sequence[DeviceKind],
     workloads: Sequence[Workload],
     *,
-    coefficients_hash: str | None,
-    workloads_hash: str | None,
-    device_type: Device | None,
+    rule: Rule,
     strategy: str = "optimal",
-    latency_rule: str = "percentile",
-    share_step_pct: float = 5.0,
-    max_tenants: int = 4,
-    max_devices: int | None = None,
-    batch_sizes: Mapping[str, Sequence[int]] | None = None,
-    extrapolate: bool = False,
+    objective: Objective | None = None,
     time_limit_s: float = 60.0,
+    gap: float = 0.0,
     seed: int = 0,
-    request_latency: RequestLatency | None = None,
+    workloads_hash: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Place workloads on devices, with a batch size and a share for each.
 
     Args:
-        predictor: predicts the latency of tenants of one device.
+        kinds: of devices that may be used (``kinds.device_kind``).
         workloads: what to place; ``count`` is expanded to NAME-1 to NAME-n.
-        coefficients_hash: stored in the plan: digest of what the predictor came from.
-        workloads_hash: stored in the plan (``config.workloads.workloads_digest``).
-        device_type: stored in the plan: what was profiled.
+        rule: what "within its SLO" means.
         strategy: a name of STRATEGIES.
-        latency_rule: ``percentile`` or ``half-mean``; with ``+interval`` the upper end of the
-            prediction interval must hold too, not only the mean.
-        share_step_pct: shares are multiples of it.
-        max_tenants: on one device.
-        max_devices: how many there are; None: any number.
-        batch_sizes: to choose from, by model; a model that it lacks gets the powers of two that
-            were profiled.
-        extrapolate: plan outside of what was profiled too.
-        time_limit_s: of the search for fewer devices, not a hard limit of the call.
+        objective: what is as small as possible; None: the number of devices.
+        time_limit_s: of the search, not a hard limit of the call.
+        gap: the search may end with a plan that costs so much more than the bound (relative).
         seed: of the solver.
-        request_latency: the queueing estimate; None: that of ``fitting``.
+        workloads_hash: stored in the plan (``config.workloads.workloads_digest``).
+        notes: for the plan, before its own.
 
     Raises:
-        BadInput: an unknown model, strategy or rule, a bad limit, or two workloads of one name.
+        BadInput: an unknown model or strategy, a bad limit, or two workloads of one name.
         Infeasible: a workload cannot be met even alone, or there are too few devices.
+        OutsideFailure: no solver works.
     """
     started = time.monotonic()
     if strategy not in STRATEGIES:
         hint = did_you_mean(strategy, STRATEGIES)
         raise BadInput(f"unknown strategy '{strategy}'", hint=hint)
-    for name, value in (("max_tenants", max_tenants), ("max_devices", max_devices)):
-        if value is not None and value < 1:
-            raise BadInput(f"{name} must be at least 1, got {value}")
     if not time_limit_s > 0:
         raise BadInput(f"the time limit must be over 0 s, got {time_limit_s:g}")
-    if not workloads:
-        raise BadInput("there are no workloads to place")
-    classes = classes_of(expand(with_known_models(workloads, predictor)))
-    models = {each.sample.model for each in classes}
-    choices, narrowed = choices_for(
-        predictor, models, share_step_pct, extrapolate=extrapolate, batch_sizes=batch_sizes
-    )
-    problem = Problem(
-        classes=classes,
-        choices=choices,
-        rule=rule_of(latency_rule),
-        share_step_pct=share_step_pct,
-        max_tenants=max_tenants,
-        max_devices=max_devices,
-        time_limit_s=time_limit_s,
-        seed=seed,
-    )
-    queueing = default_request_latency() if request_latency is None else request_latency
-    evaluator = Evaluator(predictor, problem.rule, queueing)
-    least = LeastShares(problem, evaluator)
-    refuse_infeasible(problem, least)
-    placement = STRATEGIES[strategy](problem, least)
-    _refuse_too_many(problem, placement)
-    devices = _name(classes, placement.devices)
+    if not gap >= 0:
+        raise BadInput(f"the gap must be 0 or more, got {gap:g}")
+
+    def attempt(asked: Sequence[Workload]) -> tuple[Problem, Placement]:
+        problem = problem_of(
+            kinds,
+            asked,
+            rule=rule,
+            objective=objective,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            seed=seed,
+        )
+        engine = Engine(problem)
+        return problem, STRATEGIES[strategy](engine)
+
+    (problem, placement), left_out = _by_priority(workloads, attempt)
+    devices = devices_of(problem, placement.devices)
+    cost = cost_of(problem, devices)
+    bound = None if placement.bound is None else rounded_up(problem, placement.bound.value)
     return Plan(
         strategy=strategy,
-        device_type=device_type,
-        coefficients_hash=coefficients_hash,
+        device_types=tuple(kind.record for kind in kinds),
         workloads_hash=workloads_hash,
         igprof=__version__,
         created_at=now_utc(),
         seed=seed,
-        latency_rule=str(problem.rule),
-        share_step_pct=share_step_pct,
-        max_tenants=max_tenants,
-        bound_devices=placement.bound_devices,
-        optimal=placement.optimal,
-        devices=_promise(evaluator, devices),
-        notes=_notes(evaluator, placement, narrowed, devices),
+        latency_rule=str(rule),
+        objective=problem.objective,
+        cost=cost,
+        bound=bound,
+        optimal=True if bound is not None and cost <= bound * (1 + 1e-9) else None,
+        certificate=None if placement.bound is None else certificate_of(problem, placement.bound),
+        devices=devices,
+        left_out=left_out,
+        notes=_notes(problem, placement, notes),
         solve_s=round(time.monotonic() - started, 3),
     )
 
 
-def _refuse_too_many(problem: Problem, placement: Placement) -> None:
-    needed = len(placement.devices)
-    if problem.max_devices is None or needed <= problem.max_devices:
-        return
-    bound = placement.bound_devices
-    proof = (
-        "and no plan has fewer"
-        if placement.optimal
-        else f"the proven bound is {bound}"
-        if bound is not None
-        else "which need not be the fewest"
-    )
-    devices = "device" if needed == 1 else "devices"
-    raise Infeasible(
-        f"the {problem.workload_count} workloads need {needed} {devices}, {proof};"
-        f" at most {problem.max_devices} may be used",
-        hint="allow more devices, or relax rates and SLOs",
-    )
+def problem_of(
+    kinds: Sequence[DeviceKind],
+    workloads: Sequence[Workload],
+    *,
+    rule: Rule,
+    objective: Objective | None = None,
+    time_limit_s: float = 60.0,
+    gap: float = 0.0,
+    seed: int = 0,
+) -> Problem:
+    """The problem of placing workloads, each of which can be met alone.
 
+    A workload gets the fewest replicas with which it can be met, from ``replicas`` to
+    ``max_replicas``.
 
-NamedDevice = tuple[tuple[Workload, ...], Configuration]
-
-
-def _name(
-    classes: Sequence[WorkloadClass], configurations: Sequence[Configuration]
-) -> list[NamedDevice]:
-    """Hand the names of each class out to its places, in order."""
-    names = [iter(each.names) for each in classes]
-    return [
-        (
-            tuple(
-                classes[index].sample.model_copy(update={"name": next(names[index])})
-                for index in configuration.pattern
-            ),
-            configuration,
+    Raises:
+        BadInput: no workloads, two of one name, or an unknown model.
+        Infeasible: a workload cannot be met even alone on a device.
+    """
+    if not workloads:
+        raise BadInput("there are no workloads to place")
+    expand(tuple(workloads))  # refuses two of one name
+    known = {model for kind in kinds for model in kind.evaluator.predictor.models}
+    asked = with_known_models(workloads, known)
+    parts: dict[str, int] = {}
+    while True:
+        problem = Problem(
+            classes=classes_of(asked, lambda each: parts.get(each.name, each.replicas)),
+            kinds=tuple(kinds),
+            rule=rule,
+            objective=Objective() if objective is None else objective,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            seed=seed,
         )
-        for configuration in configurations
-    ]
+        engine = Engine(problem)
+        missed = [each for index, each in enumerate(problem.classes) if not engine.feasible(index)]
+        names = {
+            name.rpartition(".")[0] if each.sample.replicas > 1 else name
+            for each in missed
+            for name in each.names
+        }
+        more = [
+            each
+            for each in asked
+            if each.max_replicas is not None
+            and parts.get(each.name, each.replicas) < each.max_replicas
+            and (each.name in names or f"{each.name}-1" in names)
+        ]
+        if not more:
+            break
+        for each in more:
+            parts[each.name] = parts.get(each.name, each.replicas) + 1
+    refuse_infeasible(problem, engine.feasible)
+    return problem
 
 
-def _promise(evaluator: Evaluator, devices: Sequence[NamedDevice]) -> tuple[PlanDevice, ...]:
-    promised: dict[Configuration, list[PlanTenant]] = {}
-    made = []
-    for number, (workloads, configuration) in enumerate(devices, start=1):
+def devices_of(problem: Problem, configurations: Sequence[Configuration]) -> tuple[PlanDevice, ...]:
+    """Devices of a plan, with the names of tenants handed out in order, and what is promised."""
+    handed = [0] * len(problem.classes)
+    promised: dict[Configuration, PlanDevice] = {}
+    devices = []
+    for number, configuration in enumerate(configurations, start=1):
         if configuration not in promised:
-            settings = configuration.settings
-            promised[configuration] = [
-                PlanTenant(
-                    workload=workload.name,
-                    model=workload.model,
-                    batch_size=setting.batch_size,
-                    share_pct=setting.share_pct,
-                    rate_rps=workload.rate_rps,
-                    slo_ms=workload.slo_ms,
-                    percentile=workload.percentile,
-                    arrival=workload.arrival,
-                    predicted=predicted,
+            promised[configuration] = _promise(problem, configuration)
+        model = promised[configuration]
+        tenants = []
+        for index, tenant in zip(configuration.pattern, model.tenants, strict=True):
+            each = problem.classes[index]
+            name = each.names[handed[index]]
+            handed[index] += 1
+            tenants.append(
+                tenant.model_copy(
+                    update={
+                        "workload": name,
+                        "replica_of": name.rpartition(".")[0] if each.sample.replicas > 1 else None,
+                    }
                 )
-                for workload, setting, predicted in zip(
-                    workloads, settings, evaluator.promised(workloads, settings), strict=True
-                )
-            ]
-        tenants = (
-            tenant.model_copy(update={"workload": workload.name})
-            for workload, tenant in zip(workloads, promised[configuration], strict=True)
+            )
+        devices.append(
+            model.model_copy(update={"name": f"device-{number}", "tenants": tuple(tenants)})
         )
-        made.append(PlanDevice(name=f"device-{number}", tenants=tuple(tenants)))
-    return tuple(made)
+    return tuple(devices)
 
 
-def _notes(
-    evaluator: Evaluator,
-    placement: Placement,
-    narrowed: Sequence[str],
-    devices: Sequence[NamedDevice],
-) -> tuple[str, ...]:
+def cost_of(problem: Problem, devices: Sequence[PlanDevice]) -> float:
+    """The objective's value.
+
+    Raises:
+        BadInput: it weighs power, which is not known of some device.
+    """
+    numbers = {kind.record.name: number for number, kind in enumerate(problem.kinds)}
+    total = 0.0
+    for device in devices:
+        total += problem.device_cost(numbers[device.type or problem.kinds[0].record.name])
+        if problem.objective.power:
+            if device.power_w is None:
+                raise BadInput(
+                    "the objective weighs power, which the coefficients do not predict",
+                    hint="profile with --monitors nvml, or leave power out of --objective",
+                )
+            total += problem.objective.power * device.power_w
+    return total
+
+
+def _promise(problem: Problem, configuration: Configuration) -> PlanDevice:
+    kind = problem.kinds[configuration.kind]
+    workloads = [problem.classes[index].sample for index in configuration.pattern]
+    settings = configuration.settings
+    promises = kind.evaluator.promised(workloads, settings)
+    tenants = tuple(
+        PlanTenant(
+            workload=workload.name,
+            model=workload.model,
+            batch_size=setting.batch_size,
+            share_pct=setting.share_pct,
+            rate_rps=workload.rate_rps,
+            slo_ms=workload.slo_ms,
+            percentile=workload.percentile,
+            arrival=workload.arrival,
+            burstiness=workload.burstiness,
+            memory_mib=workload.memory_mib,
+            anti_affinity=workload.anti_affinity,
+            devices=workload.devices,
+            predicted=predicted,
+        )
+        for workload, setting, predicted in zip(workloads, settings, promises, strict=True)
+    )
+    return PlanDevice(
+        name="device",
+        type=kind.record.name,
+        tenants=tenants,
+        power_w=kind.evaluator.power_w(workloads, settings),
+        memory_mib=kind.evaluator.memory_mib(workloads, settings),
+    )
+
+
+def _by_priority(
+    workloads: Sequence[Workload],
+    attempt: Callable[[Sequence[Workload]], tuple[Problem, Placement]],
+) -> tuple[tuple[Problem, Placement], tuple[str, ...]]:
+    """An attempt with as few workloads left out as need be, the lowest priority first."""
+    try:
+        return attempt(workloads), ()
+    except Infeasible:
+        if all(each.priority is None for each in workloads):
+            raise
+    everybody = expand(tuple(workloads))
+    droppable = sorted(
+        (each for each in everybody if each.priority is not None),
+        key=lambda each: (each.priority, -each.rate_rps, each.name),
+    )
+
+    def without(number: int) -> tuple[Problem, Placement]:
+        dropped = {each.name for each in droppable[:number]}
+        return attempt([each for each in everybody if each.name not in dropped])
+
+    # without all that may go, it is infeasible for good
+    low, high = 0, len(droppable)
+    if high == len(everybody):
+        high -= 1
+    best = without(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            best, high = without(middle), middle
+        except Infeasible:
+            low = middle
+    return best, tuple(each.name for each in droppable[:high])
+
+
+def _notes(problem: Problem, placement: Placement, notes: Sequence[str]) -> tuple[str, ...]:
     """What a reader of the plan should know, each thing once."""
-    notes = [*placement.notes, *narrowed]
-    seen: set[Configuration] = set()
-    for workloads, configuration in devices:
-        if configuration in seen:
-            continue
-        seen.add(configuration)
+    found = [*notes, *placement.notes]
+    for configuration in dict.fromkeys(placement.devices):
+        evaluator = problem.kinds[configuration.kind].evaluator
+        workloads = [problem.classes[index].sample for index in configuration.pattern]
         settings = configuration.settings
         tenants = [
             Tenant(model=workload.model, batch_size=setting.batch_size, share_pct=setting.share_pct)
             for workload, setting in zip(workloads, settings, strict=True)
         ]
-        notes += (
+        found += (
             f"outside of the profile: {what}" for what in evaluator.predictor.outside(tenants)
         )
         for workload, judgement in zip(
             workloads, evaluator.judge(workloads, settings), strict=True
         ):
             if not judgement.holds:
-                notes.append(f"workload '{workload.name}' is predicted to miss its SLO or its rate")
-    unique = list(dict.fromkeys(notes))
+                found.append(f"workload '{workload.name}' is predicted to miss its SLO or its rate")
+    unique = list(dict.fromkeys(found))
     more = len(unique) - MAX_NOTES
     return tuple(unique[:MAX_NOTES] + ([f"… and {more} more"] if more > 0 else []))
+
+
+def classes_of_plan(given: Plan, models: Mapping[str, str]) -> tuple[WorkloadClass, ...]:
+    """The classes of a plan's tenants, as ``classes_of`` made them; ``models``: known names."""
+    whole: dict[str, Workload] = {}
+    parts: dict[str, int] = {}
+    for device in given.devices:
+        for tenant in device.tenants:
+            name = tenant.replica_of or tenant.workload
+            parts[name] = parts.get(name, 0) + 1
+            whole[name] = Workload(
+                name=name,
+                model=models.get(tenant.model, tenant.model),
+                rate_rps=tenant.rate_rps,
+                slo_ms=tenant.slo_ms,
+                percentile=tenant.percentile,
+                arrival=tenant.arrival,
+                burstiness=tenant.burstiness,
+                memory_mib=tenant.memory_mib,
+                anti_affinity=tenant.anti_affinity,
+                devices=tenant.devices,
+            )
+    return classes_of(
+        workload.model_copy(
+            update={"replicas": parts[name], "rate_rps": workload.rate_rps * parts[name]}
+        )
+        for name, workload in whole.items()
+    )

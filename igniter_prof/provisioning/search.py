@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Options and shares for patterns, (n, k) each, and whether they work, (n,)."""
+    """Options and shares for patterns, (n, k) each, and whether they work, (n,).
+
+    ``decided``: whether one that does not work is proven not to, (n,).
+    """
 
     option: IntArray
     units: IntArray
     works: BoolArray
+    decided: BoolArray
 
 
 class Search:
@@ -46,6 +51,8 @@ class Search:
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
         self._light = _lightest_settings(demand)
+        room = demand.limit_ms / demand.table.alone_ms[demand.number]
+        self._likely = np.where(demand.alone, room, -np.inf).argmax(axis=1)
         feasible = demand.feasible
         any_option = demand.alone.any(axis=1)
         self._least = np.where(feasible, 1 + any_option.argmax(axis=1), demand.capacity + 1)
@@ -66,11 +73,13 @@ class Search:
         """(k, C): units that a class needs at least beside 0, 1, … k - 1 others."""
         return self._beside
 
-    def lowest(self, classes: IntArray, start: IntArray, extra: int) -> tuple[IntArray, BoolArray]:
+    def lowest(
+        self, classes: IntArray, start: IntArray, others: Sequence[int] = ()
+    ) -> tuple[IntArray, BoolArray]:
         """Units that each tenant needs at least, (n, k), and whether they fit at all, (n,).
 
-        ``extra`` more tenants are beside them, the lightest that there are. ``start``: (n, k), no
-        more than is needed.
+        ``others`` are beside them too, numbers of settings or of the table's light neighbours,
+        whose shares do not count. ``start``: (n, k), no more than is needed.
         """
         demand, capacity = self.demand, self.demand.capacity
         units = start.copy()
@@ -85,13 +94,16 @@ class Search:
                 break
             here, has = classes[active], units[active]
             cells = self._lighter(here, has, capacity - total)
-            if extra:
-                more = np.full((len(active), extra), self._lightest)
+            if len(others):
+                more = np.broadcast_to(np.array(others), (len(active), len(others)))
                 cells = np.concatenate([cells, more], axis=1)
-            works = np.zeros(here.shape, dtype=bool)
+            prepared = self._prepare(cells)
+            row, place = np.nonzero(np.ones(here.shape, dtype=bool))
+            likely = self._likely[here, has - 1].ravel()
+            works = self._holds(prepared, row, place, here, likely, has).reshape(here.shape)
             for option in range(demand.batch.shape[1]):
                 row, place = np.nonzero(~works & demand.alone[here, option, has - 1])
-                works[row, place] = self._holds(cells, row, place, here, option, has)
+                works[row, place] = self._holds(prepared, row, place, here, option, has)
             units[active] += ~works
             active = active[~works.all(axis=1)]
         return units, fits
@@ -112,7 +124,7 @@ class Search:
             if not len(active):
                 break
             here, has, took = classes[active], units[active], option[active]
-            cells = demand.number[here, took, has - 1]
+            cells = self._prepare(demand.number[here, took, has - 1])
             chosen = np.full(here.shape, -1)
             for each in range(demand.batch.shape[1]):
                 row, place = np.nonzero((chosen < 0) & demand.alone[here, each, has - 1])
@@ -126,17 +138,22 @@ class Search:
             units[active], option[active] = raised, chosen
             works[active[settled]] = True
             active = active[~settled]
-        return self._memory_checked(classes, Arranged(option, units, works))
+        return self._memory_checked(classes, Arranged(option, units, works, works))
 
-    def arrange_fully(self, classes: IntArray, start: IntArray) -> tuple[Arranged, BoolArray]:
-        """As ``arrange``, of all batch sizes the least sum of shares; and what was decided, (n,).
+    def arrange_fully(self, classes: IntArray, start: IntArray) -> Arranged:
+        """As ``arrange``, with the least sum of shares of all batch sizes.
 
         A pattern that was decided and does not work is proven not to work. Those with too many
         combinations are not decided.
         """
         n, k = classes.shape
-        best = Arranged(np.zeros((n, k), int), np.zeros((n, k), int), np.zeros(n, bool))
         decided = np.zeros(n, dtype=bool)
+        best = Arranged(
+            np.zeros((n, k), dtype=np.int64),
+            np.zeros((n, k), dtype=np.int64),
+            np.zeros(n, dtype=bool),
+            decided,
+        )
         for pattern in range(n):
             combos = self._combinations(classes[pattern], start[pattern])
             if combos is None:
@@ -151,7 +168,7 @@ class Search:
             least = int(total.argmin())
             best.option[pattern], best.units[pattern] = option[least], units[least]
             best.works[pattern] = True
-        return self._memory_checked(classes, best), decided
+        return self._memory_checked(classes, best)
 
     def valuable(
         self,
@@ -187,7 +204,7 @@ class Search:
             if size >= min(demand.max_tenants, len(self._beside)):
                 break
             # a bigger pattern has one more neighbour at least
-            with_one, fits = self.lowest(order[place], units, 1)
+            with_one, fits = self.lowest(order[place], units, (self._lightest,))
             free = np.where(fits, demand.capacity - with_one.sum(axis=1), 0)
             worth_more = knapsacks[size][place[:, -1], free]
             grown = fits & (worth + worth_more > over)
@@ -207,7 +224,7 @@ class Search:
             kept, lows = [], []
             for first in range(0, len(place), _CHUNK):
                 part = slice(first, first + _CHUNK)
-                low, fits = self.lowest(order[place[part]], start[part], 0)
+                low, fits = self.lowest(order[place[part]], start[part])
                 kept.append(fits)
                 lows.append(low)
             if not kept:
@@ -284,7 +301,8 @@ class Search:
         while len(rows) < demand.max_tenants:
             now = np.full(c, demand.capacity + 1)
             index = np.flatnonzero(usable)
-            units, fits = self.lowest(index[:, None], rows[-1][index][:, None], len(rows))
+            others = [self._lightest] * len(rows)
+            units, fits = self.lowest(index[:, None], rows[-1][index][:, None], others)
             now[index[fits]] = units[fits, 0]
             usable = now <= demand.capacity
             # so many tenants do not fit, however light
@@ -300,9 +318,13 @@ class Search:
             self._light[np.minimum(level, len(self._light) - 1)[:, None], classes, units - 1]
         )
 
+    def _prepare(self, cells: IntArray) -> Any:
+        """Cells for ``_holds``; None where everybody is alone."""
+        return None if cells.shape[1] == 1 else self.demand.table.prepare(cells)
+
     def _holds(
         self,
-        cells: IntArray,
+        prepared: Any,
         row: IntArray,
         place: IntArray,
         classes: IntArray,
@@ -311,14 +333,13 @@ class Search:
     ) -> BoolArray:
         """Whether tenants (row, place) of patterns hold with an option at their shares, (r,)."""
         demand = self.demand
-        if not len(row):
-            return np.zeros(0, dtype=bool)
         each, unit = classes[row, place], units[row, place] - 1
-        if cells.shape[1] == 1:
-            return np.asarray(demand.alone[each, option, unit])
+        alone = np.asarray(demand.alone[each, option, unit])
+        if prepared is None or not len(row):
+            return alone
         number = demand.number[each, option, unit]
-        latency = demand.table.latency_ms(cells, row, place, number)
-        return np.asarray(latency <= demand.limit_ms[each, option, unit] * (1 + SLACK))
+        latency = demand.table.latency_ms(prepared, row, place, number)
+        return np.asarray(alone & (latency <= demand.limit_ms[each, option, unit] * (1 + SLACK)))
 
     def _raise(
         self, classes: IntArray, option: IntArray, start: IntArray
@@ -333,11 +354,10 @@ class Search:
             if not len(active):
                 break
             here, took, has = classes[active], option[active], units[active]
-            cells = demand.number[here, took, has - 1]
+            cells = self._prepare(demand.number[here, took, has - 1])
             row, place = np.nonzero(np.ones(here.shape, dtype=bool))
-            holds = demand.alone[here, took, has - 1] & self._holds(
-                cells, row, place, here, took[row, place], has
-            ).reshape(here.shape)
+            took_by_row = took[row, place]
+            holds = self._holds(cells, row, place, here, took_by_row, has).reshape(here.shape)
             units[active] += ~holds
             done = holds.all(axis=1)
             works[active[done]] = True
@@ -376,9 +396,10 @@ class Search:
         if not np.isfinite(self.demand.memory_limit_mib):
             return found
         used = self.demand.memory_mib[classes, found.option].sum(axis=1)
-        return Arranged(
-            found.option, found.units, found.works & (used <= self.demand.memory_limit_mib)
-        )
+        fits = used <= self.demand.memory_limit_mib
+        # with other batch sizes it might fit
+        decided = found.decided & (fits | ~found.works)
+        return Arranged(found.option, found.units, found.works & fits, decided)
 
 
 def _ascending(classes: IntArray, units: IntArray, value: FloatArray) -> Found:

@@ -1,0 +1,264 @@
+"""The strategy ``optimal``: column generation for the bound, an integer program for the plan."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from igniter_prof.errors import Infeasible
+from igniter_prof.fitting.points import FloatArray, IntArray
+from igniter_prof.provisioning.columns import Column, choose, covers, relax
+from igniter_prof.provisioning.engine import Engine
+from igniter_prof.provisioning.generation import Bound, Generation
+from igniter_prof.provisioning.groups import Groups, merged, signatures, singles
+from igniter_prof.provisioning.problem import Configuration, Pattern, Problem
+
+_EPS = 1e-6
+_CLOSE = 1e-4
+"""Relative: a bound so near to the relaxation's value is good enough where costs are no steps."""
+MOST_CLASSES = 80
+"""More classes than these are planned, and bounded, in groups."""
+_MOST_SPREAD = 300
+"""With more different devices than these, what is left of their shares is not handed out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Configurations of devices, and the prices that prove what every plan costs at least."""
+
+    devices: tuple[Configuration, ...]
+    bound: Bound | None = None
+    notes: tuple[str, ...] = ()
+
+
+def optimal(engine: Engine) -> Placement:
+    """The cheapest plan that is found in time, and a bound.
+
+    Raises:
+        OutsideFailure: no solver works.
+        Infeasible: no plan within the limits of the device types was found.
+    """
+    problem = engine.problem
+    started = time.monotonic()
+    limit_s = problem.time_limit_s
+    counts = np.array([each.count for each in problem.classes])
+    if len(counts) <= MOST_CLASSES:
+        easier = harder = singles(engine)
+    else:
+        of = signatures(engine)
+        easier, harder = merged(engine, of, easier=True), merged(engine, of, easier=False)
+    generation = _generation(engine, harder, counts)
+    generation.start()
+    generation.generate(started + 0.4 * limit_s)
+    below = generation
+    if easier is not harder:
+        below = _generation(engine, easier, counts)
+        below.start()
+        below.generate(started + 0.6 * limit_s)
+    below.prove(started + 0.8 * limit_s, lambda value: _wanted(problem, value))
+    bound = below.bound
+    lower = rounded_up(problem, bound.value) if bound is not None else 0.0
+    chosen = _finish(generation, lower, max(started + limit_s, time.monotonic() + 0.1 * limit_s))
+    if chosen is None:
+        raise Infeasible(
+            f"no plan for the {problem.tenant_count} tenants was found within the number of devices"
+            f" that there are ({_limits_text(problem)})",
+            hint="allow more devices, relax rates and SLOs, or give workloads a priority, so that"
+            " the lowest may be left out",
+        )
+    devices = _configured(engine, harder, generation, _trimmed(chosen, generation.counts))
+    if bound is not None:
+        bound = replace(bound, prices=bound.prices[easier.of])
+    return Placement(devices=tuple(devices), bound=bound)
+
+
+def cost_step(problem: Problem) -> float | None:
+    """What all costs of plans are multiples of; None if they may be anything."""
+    if problem.objective.power:
+        return None
+    costs = [
+        Fraction(problem.device_cost(kind)).limit_denominator(10_000)
+        for kind in range(len(problem.kinds))
+    ]
+    for kind, cost in enumerate(costs):
+        if not cost or abs(float(cost) - problem.device_cost(kind)) > 1e-12:
+            return None
+    common = math.lcm(*(cost.denominator for cost in costs))
+    return math.gcd(*(int(cost * common) for cost in costs)) / common
+
+
+def rounded_up(problem: Problem, value: float) -> float:
+    """The least cost of a plan that is not below a value, as far as costs come in steps."""
+    step = cost_step(problem)
+    return value if step is None else math.ceil(value / step - _EPS) * step
+
+
+def _wanted(problem: Problem, value: float) -> float:
+    """A bound that is good enough, given the relaxation's value: it cannot be above that."""
+    step = cost_step(problem)
+    within = value / (1.0 + max(problem.gap, _CLOSE))
+    if step is None:
+        return within
+    # just over the next lower step: the bound is rounded up
+    return max(min(within, rounded_up(problem, value) - step * (1.0 - 10 * _EPS)), 0.5 * value)
+
+
+def _generation(engine: Engine, groups: Groups, counts: IntArray) -> Generation:
+    problem = engine.problem
+    alone = groups.searches is engine.searches
+    exact = problem.rule.queueing or problem.rule.confidence is not None
+    limited = any(kind.record.power_limit_w is not None for kind in problem.kinds)
+    return Generation(
+        searches=groups.searches,
+        counts=groups.counts(counts),
+        costs=[least_cost(engine, kind) for kind in range(len(problem.kinds))],
+        adds=adds(engine, groups),
+        limits=[kind.record.count for kind in problem.kinds],
+        judged=engine.judged if alone and (exact or limited) else None,
+        seed=problem.seed,
+    )
+
+
+def least_cost(engine: Engine, kind: int) -> float:
+    """What a device costs that does nothing."""
+    problem = engine.problem
+    power = problem.kinds[kind].evaluator.predictor.resources.power
+    idle_w = power.idle_w if power is not None and problem.objective.power else 0.0
+    return problem.device_cost(kind) + problem.objective.power * idle_w
+
+
+def adds(engine: Engine, groups: Groups) -> FloatArray:
+    """What a tenant adds to the cost of its device at least, (n_kinds, n_groups)."""
+    problem = engine.problem
+    least = np.zeros((len(problem.kinds), len(groups.searches[0].least)))
+    if not problem.objective.power:
+        return least
+    for kind, (grid, limits) in enumerate(zip(engine.grids, engine.limits, strict=True)):
+        power = problem.kinds[kind].evaluator.predictor.resources.power
+        if power is None:
+            continue
+        sizes = np.array(grid.batches, dtype=np.float64)[:, None]
+        rates = np.array([each.sample.rate_rps for each in problem.classes])
+        # busy for rate / throughput of the time, beside others at least as long as alone
+        batch_ms = grid.alone_ms - grid.overlapped_ms
+        with np.errstate(invalid="ignore"):
+            each_w = (grid.power_w * batch_ms / sizes / 1000.0)[limits.model]
+        each_w = np.where(limits.alone >= 0, each_w * rates[:, None, None], np.inf)
+        least_w = each_w.min(axis=(1, 2))
+        least_w[~np.isfinite(least_w)] = 0.0
+        # the power limit may hold a full device below the sum
+        search = engine.searches[kind]
+        full_w = search.demand.capacity * (least_w / search.least).max(initial=0.0)
+        part = min(1.0, (power.held_w - power.idle_w) / full_w) if full_w > 0 else 0.0
+        lowest = np.full(least.shape[1], np.inf)
+        np.minimum.at(lowest, groups.of, least_w)
+        least[kind] = problem.objective.power * part * lowest
+    return least
+
+
+def _finish(generation: Generation, lower: float, deadline: float) -> dict[Column, int] | None:
+    """An integer choice of columns: the relaxation rounded down, and a program for the rest."""
+    counts, limits = generation.counts, generation.limits
+    columns = list(generation.columns)
+    costs = [generation.cost(each) for each in columns]
+    relaxed = relax(columns, costs, counts, limits, seed=generation.seed, vertex=True)
+    if relaxed is None:
+        return None
+    best: dict[Column, int] | None = None
+    best_cost = math.inf
+    # the less is fixed, the better and the slower the rest is solved
+    for less in (0, 1, 3, 10_000_000):
+        left_s = deadline - time.monotonic()
+        if best is not None and (best_cost <= lower + _EPS or left_s <= 0):
+            break
+        fixed = np.maximum(np.floor(relaxed.times + _EPS).astype(np.int64) - less, 0)
+        rest = counts - _held(columns, fixed, len(counts))
+        base = float(np.dot(fixed, costs))
+        rest_limits = [
+            None if limit is None else limit - int(fixed[[c[0] == kind for c in columns]].sum())
+            for kind, limit in enumerate(limits)
+        ]
+        found = choose(
+            columns,
+            costs,
+            np.maximum(rest, 0),
+            rest_limits,
+            time_limit_s=max(left_s / 2, 1.0),
+            seed=generation.seed,
+            enough=lower - base,
+        )
+        if found is None:
+            continue
+        whole = Counter({c: int(n) for c, n in zip(columns, fixed, strict=True) if n})
+        whole.update(found)
+        cost = sum(generation.cost(each) * n for each, n in whole.items())
+        if cost < best_cost - _EPS and covers(whole, counts, limits):
+            best, best_cost = dict(whole), cost
+        if not fixed.any():
+            break
+    return best
+
+
+def _held(columns: list[Column], times: IntArray, classes: int) -> IntArray:
+    held = np.zeros(classes, dtype=np.int64)
+    for (_, pattern), number in zip(columns, times.tolist(), strict=True):
+        if number:
+            np.add.at(held, list(pattern), number)
+    return held
+
+
+def _trimmed(chosen: Mapping[Column, int], counts: IntArray) -> dict[Column, int]:
+    """Take what is held too often off again: what is left of a pattern still works."""
+    trimmed = Counter(chosen)
+    held = _held(list(trimmed), np.array(list(trimmed.values())), len(counts))
+    for index in np.flatnonzero(held > counts).tolist():
+        for _ in range(int(held[index] - counts[index])):
+            holders = [column for column, n in trimmed.items() if n and index in column[1]]
+            kind, pattern = max(holders, key=lambda each: (len(each[1]), each))
+            place = pattern.index(index)
+            rest = pattern[:place] + pattern[place + 1 :]
+            trimmed[kind, pattern] -= 1
+            if rest:
+                trimmed[kind, rest] += 1
+    return {column: n for column, n in sorted(trimmed.items()) if n}
+
+
+def _configured(
+    engine: Engine, groups: Groups, generation: Generation, chosen: Mapping[Column, int]
+) -> Iterator[Configuration]:
+    """Settings for every device of a choice; what does not hold after all gets devices alone."""
+    members = [deque[int]() for _ in range(len(generation.counts))]
+    for index, group in enumerate(groups.of.tolist()):
+        members[group].extend([index] * engine.problem.classes[index].count)
+    handed = len(chosen) <= _MOST_SPREAD and groups.searches is engine.searches
+    known: dict[tuple[int, Pattern], list[Configuration]] = {}
+    for (kind, pattern), number in chosen.items():
+        for _ in range(number):
+            held = tuple(sorted(members[group].popleft() for group in pattern))
+            if (kind, held) not in known:
+                known[kind, held] = _settings_of(engine, kind, held, spread=handed)
+            yield from known[kind, held]
+
+
+def _settings_of(
+    engine: Engine, kind: int, pattern: Pattern, *, spread: bool
+) -> list[Configuration]:
+    found = engine.configure(pattern, kind, spread=spread)
+    if found is not None:
+        return [found]
+    split = [engine.configure((each,), kind, spread=spread) for each in pattern]
+    return [each for each in split if each is not None]
+
+
+def _limits_text(problem: Problem) -> str:
+    return ", ".join(
+        f"{kind.record.count if kind.record.count is not None else 'any number'} of"
+        f" {kind.record.name}"
+        for kind in problem.kinds
+    )

@@ -1,0 +1,227 @@
+"""``replanned``: an old plan, kinds of devices and changed workloads in, a new plan out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from igniter_prof import __version__
+from igniter_prof.errors import Infeasible
+from igniter_prof.files import now_utc
+from igniter_prof.provisioning.engine import Engine
+from igniter_prof.provisioning.layout import Ground, Placed
+from igniter_prof.provisioning.operating import memory_limit_mib
+from igniter_prof.provisioning.planner import plan as plan_anew
+from igniter_prof.provisioning.planner import problem_of
+from igniter_prof.provisioning.problem import Configuration, DeviceKind, Problem, natural
+from igniter_prof.provisioning.replan import (
+    DEFAULT_MOVE_COST,
+    Change,
+    Replanned,
+    bound_of,
+    change,
+    replan,
+)
+from igniter_prof.provisioning.rules import Rule
+from igniter_prof.records import Objective, Plan, PlanDevice, PlanTenant, Workload
+
+SCRATCH_PART = 0.5
+"""Of the time limit, for the plan that is made anew."""
+
+
+def replanned(
+    plan: Plan,
+    kinds: Sequence[DeviceKind],
+    workloads: Sequence[Workload],
+    *,
+    rule: Rule,
+    objective: Objective | None = None,
+    move_cost: float = DEFAULT_MOVE_COST,
+    lost: Iterable[str] = (),
+    time_limit_s: float = 60.0,
+    workloads_hash: str | None = None,
+    notes: Sequence[str] = (),
+) -> tuple[Plan, Change]:
+    """A plan for other workloads or devices that moves few tenants, and what it changes.
+
+    Args:
+        plan: the old plan.
+        kinds: of devices, by the names of the plan's types; there may be others.
+        workloads: all that are to be placed.
+        rule: that the new plan must keep.
+        objective: None: the plan's.
+        move_cost: what moving a tenant costs, in the objective's unit.
+        lost: names of devices that are no longer there.
+        time_limit_s: of the search, half of it for a plan that is made anew to compare with.
+        workloads_hash: stored in the new plan.
+        notes: more of them for the new plan.
+
+    Raises:
+        Infeasible: there is no such plan.
+        BadInput: a model that no kind knows.
+    """
+    started = time.monotonic()
+    problem = problem_of(
+        kinds,
+        workloads,
+        rule=rule,
+        objective=plan.objective if objective is None else objective,
+        time_limit_s=time_limit_s,
+        seed=plan.seed,
+    )
+    ground = ground_of(problem, Engine(problem), time_limit_s=SCRATCH_PART * time_limit_s)
+    done = replan(
+        plan, ground, move_cost=move_cost, lost=lost, time_limit_s=(1 - SCRATCH_PART) * time_limit_s
+    )
+    said = change(plan, ground, done, move_cost=move_cost)
+    return (
+        Plan(
+            strategy="replan",
+            device_types=tuple(kind.record for kind in problem.kinds),
+            workloads_hash=workloads_hash,
+            igprof=__version__,
+            created_at=now_utc(),
+            seed=problem.seed,
+            latency_rule=str(rule),
+            objective=problem.objective,
+            cost=said.cost_after,
+            bound=said.bound,
+            optimal=True if _meets(said) else None,
+            certificate=done.scratch.certificate if done.scratch and bound_of(done) else None,
+            solve_s=round(time.monotonic() - started, 3),
+            devices=_devices(problem, done),
+            left_out=done.left_out,
+            notes=tuple(dict.fromkeys([*notes, *(done.scratch.notes if done.scratch else ())])),
+        ),
+        said,
+    )
+
+
+def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Ground:
+    """How devices are judged, by an engine, and how tenants are planned anew."""
+    costs: dict[Configuration, float] = {}
+
+    def cost(configuration: Configuration) -> float:
+        if configuration not in costs:
+            costs[configuration] = _cost(problem, configuration)
+        return costs[configuration]
+
+    def size(index: int, kind: int) -> float | None:
+        units = int(engine.searches[kind].least[index])
+        grid = engine.grids[kind]
+        return grid.share_pct(units) if units <= grid.capacity else None
+
+    def scratch(workloads: Sequence[Workload], counts: Sequence[int | None]) -> Plan:
+        kinds = [
+            replace(kind, record=kind.record.model_copy(update={"count": count}))
+            for kind, count in zip(problem.kinds, counts, strict=True)
+            if count != 0
+        ]
+        if not kinds:
+            raise Infeasible("no device is left for them")
+        return plan_anew(
+            kinds,
+            workloads,
+            rule=problem.rule,
+            objective=problem.objective,
+            time_limit_s=time_limit_s,
+            gap=problem.gap,
+            seed=problem.seed,
+        )
+
+    return Ground(
+        problem=problem,
+        configure=engine.configure,
+        holds=_holds(problem),
+        cost=cost,
+        size=size,
+        scratch=scratch,
+    )
+
+
+def _cost(problem: Problem, configuration: Configuration) -> float:
+    total = problem.device_cost(configuration.kind)
+    if problem.objective.power:
+        evaluator = problem.kinds[configuration.kind].evaluator
+        watts = evaluator.power_w(_samples(problem, configuration), configuration.settings)
+        total += problem.objective.power * (watts or 0.0)
+    return total
+
+
+def _samples(problem: Problem, configuration: Configuration) -> list[Workload]:
+    return [problem.classes[index].sample for index in configuration.pattern]
+
+
+def _holds(problem: Problem) -> Callable[[Configuration], bool]:
+    """Whether a device with given settings keeps every rule and limit of its kind."""
+
+    def holds(configuration: Configuration) -> bool:
+        kind, settings = problem.kinds[configuration.kind], configuration.settings
+        samples = _samples(problem, configuration)
+        if configuration.used_pct > 100 + 1e-9 or len(settings) > kind.max_tenants:
+            return False
+        if any(not _on_grid(kind, each.share_pct) for each in settings):
+            return False
+        if not all(judged.holds for judged in kind.evaluator.judge(samples, settings)):
+            return False
+        most_mib, most_w = memory_limit_mib(kind.record), kind.record.power_limit_w
+        if most_mib is not None:
+            used_mib = kind.evaluator.memory_mib(samples, settings)
+            if used_mib is not None and used_mib > most_mib:
+                return False
+        if most_w is None:
+            return True
+        watts = kind.evaluator.power_w(samples, settings)
+        return watts is None or watts <= most_w
+
+    return holds
+
+
+def _on_grid(kind: DeviceKind, share_pct: float) -> bool:
+    steps = share_pct / (kind.record.share_step_pct or share_pct)
+    return abs(steps - round(steps)) < 1e-6
+
+
+def _meets(said: Change) -> bool:
+    return said.bound is not None and said.cost_after <= said.bound * (1 + 1e-9)
+
+
+def _devices(problem: Problem, done: Replanned) -> tuple[PlanDevice, ...]:
+    return tuple(_device(problem, done.layout[name]) for name in sorted(done.layout, key=natural))
+
+
+def _device(problem: Problem, placed: Placed) -> PlanDevice:
+    """A device with its promises."""
+    kind, settings = problem.kinds[placed.kind], placed.configuration.settings
+    samples = _samples(problem, placed.configuration)
+    evaluator = kind.evaluator
+    tenants = []
+    for name, sample, setting, predicted in zip(
+        placed.tenants, samples, settings, evaluator.promised(samples, settings), strict=True
+    ):
+        tenants.append(
+            PlanTenant(
+                workload=name,
+                model=sample.model,
+                batch_size=setting.batch_size,
+                share_pct=setting.share_pct,
+                rate_rps=sample.rate_rps,
+                slo_ms=sample.slo_ms,
+                percentile=sample.percentile,
+                arrival=sample.arrival,
+                burstiness=sample.burstiness,
+                replica_of=name.rpartition(".")[0] if sample.replicas > 1 else None,
+                memory_mib=sample.memory_mib,
+                anti_affinity=sample.anti_affinity,
+                queue_delay_us=setting.queue_delay_us,
+                predicted=predicted,
+            )
+        )
+    return PlanDevice(
+        name=placed.name,
+        type=kind.record.name,
+        tenants=tuple(tenants),
+        power_w=evaluator.power_w(samples, settings),
+        memory_mib=evaluator.memory_mib(samples, settings),
+    )
