@@ -522,6 +522,6 @@ def bound_of(done: Replanned) -> float | None:
 
     None where that one leaves out others.
     """
-    if done.scratch is None or set(done.left_out) != set(done.scratch.left_out):
-        return None
-    return done.scratch.bound
+    placed = {name for device in done.layout.values() for name in device.tenants}
+    anew = {t.workload for d in done.scratch.devices for t in d.tenants} if done.scratch else None
+    return done.scratch.bound if done.scratch is not None and anew == placed else None

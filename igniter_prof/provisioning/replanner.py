@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from igniter_prof import __version__
+from igniter_prof.config.workloads import names_of
 from igniter_prof.errors import Infeasible
 from igniter_prof.files import now_utc
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.layout import Ground, Placed
 from igniter_prof.provisioning.operating import memory_limit_mib
+from igniter_prof.provisioning.planner import devices_of, problem_of
 from igniter_prof.provisioning.planner import plan as plan_anew
-from igniter_prof.provisioning.planner import problem_of
 from igniter_prof.provisioning.problem import Configuration, DeviceKind, Problem, natural
 from igniter_prof.provisioning.replan import (
     DEFAULT_MOVE_COST,
@@ -24,7 +25,7 @@ from igniter_prof.provisioning.replan import (
     replan,
 )
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import Objective, Plan, PlanDevice, PlanTenant, Workload
+from igniter_prof.records import Objective, Plan, PlanDevice, Workload
 
 SCRATCH_PART = 0.5
 """Of the time limit, for the plan that is made anew."""
@@ -62,18 +63,25 @@ def replanned(
         BadInput: a model that no kind knows.
     """
     started = time.monotonic()
-    problem = problem_of(
-        kinds,
-        workloads,
-        rule=rule,
-        objective=plan.objective if objective is None else objective,
-        time_limit_s=time_limit_s,
-        seed=plan.seed,
-    )
+    objective = plan.objective if objective is None else objective
+
+    def problem_with(some: Sequence[Workload]) -> Problem:
+        return problem_of(
+            kinds,
+            some,
+            rule=rule,
+            objective=objective,
+            time_limit_s=time_limit_s,
+            seed=plan.seed,
+        )
+
+    possible, hopeless = _possible(workloads, problem_with)
+    problem = problem_with(possible)
     ground = ground_of(problem, Engine(problem), time_limit_s=SCRATCH_PART * time_limit_s)
     done = replan(
         plan, ground, move_cost=move_cost, lost=lost, time_limit_s=(1 - SCRATCH_PART) * time_limit_s
     )
+    done = replace(done, left_out=tuple(sorted({*done.left_out, *hopeless}, key=natural)))
     said = change(plan, ground, done, move_cost=move_cost)
     return (
         Plan(
@@ -91,11 +99,37 @@ def replanned(
             certificate=done.scratch.certificate if done.scratch and bound_of(done) else None,
             solve_s=round(time.monotonic() - started, 3),
             devices=_devices(problem, done),
-            left_out=done.left_out,
+            left_out=said.left_out,
             notes=tuple(dict.fromkeys([*notes, *(done.scratch.notes if done.scratch else ())])),
         ),
         said,
     )
+
+
+def _possible(
+    workloads: Sequence[Workload], problem_with: Callable[[Sequence[Workload]], Problem]
+) -> tuple[list[Workload], list[str]]:
+    """The workloads that have to be met, or can; and the names of those that need not and cannot.
+
+    Raises:
+        Infeasible: one that has no priority cannot be met alone.
+    """
+    possible: list[Workload] = []
+    hopeless: list[str] = []
+    known: dict[str, bool] = {}
+    for each in workloads:
+        alike = each.model_copy(update={"name": "", "count": 1}).model_dump_json()
+        if each.priority is not None and alike not in known:
+            try:
+                problem_with([each])
+                known[alike] = True
+            except Infeasible:
+                known[alike] = False
+        if known.get(alike, True):
+            possible.append(each)
+        else:
+            hopeless += names_of(each)
+    return possible or list(workloads), hopeless
 
 
 def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Ground:
@@ -108,9 +142,8 @@ def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Groun
         return costs[configuration]
 
     def size(index: int, kind: int) -> float | None:
-        units = int(engine.searches[kind].least[index])
-        grid = engine.grids[kind]
-        return grid.share_pct(units) if units <= grid.capacity else None
+        units = engine.demands[kind].alone[index].any(axis=0).nonzero()[0]
+        return engine.grids[kind].share_pct(int(units[0]) + 1) if len(units) else None
 
     def scratch(workloads: Sequence[Workload], counts: Sequence[int | None]) -> Plan:
         kinds = [
@@ -132,7 +165,9 @@ def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Groun
 
     return Ground(
         problem=problem,
-        configure=engine.configure,
+        configure=lambda pattern, kind: (
+            engine.configure(pattern, kind) if engine.demands[kind].feasible.any() else None
+        ),
         holds=_holds(problem),
         cost=cost,
         size=size,
@@ -188,40 +223,16 @@ def _meets(said: Change) -> bool:
 
 
 def _devices(problem: Problem, done: Replanned) -> tuple[PlanDevice, ...]:
-    return tuple(_device(problem, done.layout[name]) for name in sorted(done.layout, key=natural))
+    """The devices with their promises, in the order of their names."""
+    placed = [done.layout[name] for name in sorted(done.layout, key=natural)]
+    made = devices_of(problem, [each.configuration for each in placed])
+    return tuple(_named(device, each) for device, each in zip(made, placed, strict=True))
 
 
-def _device(problem: Problem, placed: Placed) -> PlanDevice:
-    """A device with its promises."""
-    kind, settings = problem.kinds[placed.kind], placed.configuration.settings
-    samples = _samples(problem, placed.configuration)
-    evaluator = kind.evaluator
+def _named(device: PlanDevice, placed: Placed) -> PlanDevice:
+    """A device by its own name, with its own tenants; they are alike those that it has."""
     tenants = []
-    for name, sample, setting, predicted in zip(
-        placed.tenants, samples, settings, evaluator.promised(samples, settings), strict=True
-    ):
-        tenants.append(
-            PlanTenant(
-                workload=name,
-                model=sample.model,
-                batch_size=setting.batch_size,
-                share_pct=setting.share_pct,
-                rate_rps=sample.rate_rps,
-                slo_ms=sample.slo_ms,
-                percentile=sample.percentile,
-                arrival=sample.arrival,
-                burstiness=sample.burstiness,
-                replica_of=name.rpartition(".")[0] if sample.replicas > 1 else None,
-                memory_mib=sample.memory_mib,
-                anti_affinity=sample.anti_affinity,
-                queue_delay_us=setting.queue_delay_us,
-                predicted=predicted,
-            )
-        )
-    return PlanDevice(
-        name=placed.name,
-        type=kind.record.name,
-        tenants=tuple(tenants),
-        power_w=evaluator.power_w(samples, settings),
-        memory_mib=evaluator.memory_mib(samples, settings),
-    )
+    for tenant, name in zip(device.tenants, placed.tenants, strict=True):
+        replica_of = None if tenant.replica_of is None else name.rpartition(".")[0]
+        tenants.append(tenant.model_copy(update={"workload": name, "replica_of": replica_of}))
+    return device.model_copy(update={"name": placed.name, "tenants": tuple(tenants)})

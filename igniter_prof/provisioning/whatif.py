@@ -119,7 +119,7 @@ def _positive(number: str, text: str) -> float:
 def workloads_of(plan: Plan) -> tuple[Workload, ...]:
     """The workloads that a plan places, as far as it says: each replica with the others of its own.
 
-    A plan does not say on which types they may run, nor into how many parts they may be split.
+    A plan does not say who may be left out, nor into how many more parts they may be split.
     """
     parts: dict[str, list[PlanTenant]] = defaultdict(list)
     for device in plan.devices:
@@ -149,6 +149,7 @@ def of_tenant(tenant: PlanTenant) -> Workload:
         burstiness=tenant.burstiness,
         memory_mib=tenant.memory_mib,
         anti_affinity=tenant.anti_affinity,
+        devices=tenant.devices,
     )
 
 
