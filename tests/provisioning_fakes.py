@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.fitting.quick import Speed
+from igniter_prof.fitting.tables import NOBODY
 from igniter_prof.provisioning.interface import Predictor, RequestLatency
 from igniter_prof.provisioning.operating import Evaluator, Setting
 from igniter_prof.provisioning.problem import share_grid
@@ -50,6 +52,32 @@ MODELS = {
 }
 
 
+class FakeTable:
+    """See ``LatencyTable``; latencies alone (n,), and what each setting slows others by (n,)."""
+
+    def __init__(self, alone_ms: FloatArray, slowing: FloatArray) -> None:
+        self.alone_ms = alone_ms
+        # nobody, as the last one, slows nobody
+        self._slowing = np.append(slowing, 0.0)
+
+    def overlapped_ms(self, latency_ms: FloatArray) -> FloatArray:
+        return np.zeros(len(latency_ms))
+
+    def lightest(self, members: IntArray) -> IntArray:
+        slowing = np.where(members >= 0, self._slowing[members], np.inf)
+        best = np.take_along_axis(members, slowing.argmin(axis=1)[:, None], axis=1)[:, 0]
+        return np.asarray(np.where((members >= 0).any(axis=1), best, NOBODY))
+
+    def prepare(self, cells: IntArray) -> FloatArray:
+        return np.asarray(self._slowing[cells])
+
+    def latency_ms(
+        self, prepared: FloatArray, row: IntArray, place: IntArray, own: IntArray
+    ) -> FloatArray:
+        beside = prepared[row].sum(axis=1) - prepared[row, place]
+        return np.asarray(self.alone_ms[own] * (1 + beside))
+
+
 class FakePredictor:
     """Monotone in shares and neighbours, as the planner needs."""
 
@@ -77,12 +105,16 @@ class FakePredictor:
 
     def _latency_ms(self, tenant: Tenant, batch: int, neighbours: Iterable[Tenant]) -> float:
         model = self._models[tenant.model]
+        alone = (model.fixed_ms + model.each_ms * batch) / ((tenant.share_pct or 100) / 100)
+        return alone * (1 + self._slowing(neighbours))
+
+    def _slowing(self, neighbours: Iterable[Tenant]) -> float:
+        """How much longer a tenant takes beside neighbours, as a fraction."""
         pressure = sum(
             self._models[n.model].pressure * (n.share_pct or 100) / 100 * (1 + n.batch_size / 32)
             for n in neighbours
         )
-        alone = (model.fixed_ms + model.each_ms * batch) / ((tenant.share_pct or 100) / 100)
-        return alone * (1 + self._interference * pressure)
+        return self._interference * pressure
 
     def predict(self, cells: Sequence[Sequence[Tenant]]) -> list[list[Prediction]]:
         return [
@@ -126,6 +158,12 @@ class FakePredictor:
     def service_ms(self, tenant: Tenant, neighbours: Sequence[Tenant] = ()) -> np.ndarray:
         return np.array(
             [self._latency_ms(tenant, n, neighbours) for n in range(1, tenant.batch_size + 1)]
+        )
+
+    def table(self, tenants: Sequence[Tenant]) -> FakeTable:
+        return FakeTable(
+            np.array([self._latency_ms(each, each.batch_size, ()) for each in tenants]),
+            np.array([self._slowing([each]) for each in tenants]),
         )
 
     def outside(self, tenants: Sequence[Tenant]) -> list[str]:
