@@ -16,7 +16,15 @@ TOLERANCE = 1e-6
 UNNAMED = PlanDeviceType(name="device")
 """The type of an imported plan, which says nothing of it."""
 
-AS_ASKED = ("slo_ms", "percentile", "arrival", "burstiness", "memory_mib", "anti_affinity")
+AS_ASKED = (
+    "slo_ms",
+    "percentile",
+    "arrival",
+    "burstiness",
+    "memory_mib",
+    "anti_affinity",
+    "devices",
+)
 """What a tenant has as its workload says it; its rate may be a part."""
 
 
@@ -78,6 +86,9 @@ def device_findings(device: PlanDevice, kind: PlanDeviceType) -> list[str]:
             findings.append(f"{where}: nothing can be predicted of {tenant.instances} instances")
         if (tenant.arrival == "bursty") != (tenant.burstiness is not None):
             findings.append(f"{where}: arrival {tenant.arrival} and burstiness do not go together")
+        if tenant.devices and kind.name not in tenant.devices:
+            allowed = ", ".join(tenant.devices)
+            findings.append(f"{where}: is on type '{kind.name}', allowed are {allowed}")
     if len(device.tenants) > 1:
         labels = Counter(t.anti_affinity for t in device.tenants if t.anti_affinity is not None)
         findings += [
@@ -100,11 +111,10 @@ def asked_findings(plan: Plan, workloads: Sequence[Workload]) -> list[str]:
     if plan.workloads_hash is not None and plan.workloads_hash != workloads_digest(workloads):
         findings.append("the plan was made for other workloads (their hash differs)")
     asked = {workload.name: workload for workload in expand(workloads)}
-    placed: dict[str, list[tuple[PlanTenant, str]]] = defaultdict(list)
+    placed: dict[str, list[PlanTenant]] = defaultdict(list)
     for device in plan.devices:
-        on = type_name(plan, device)
         for tenant in device.tenants:
-            placed[tenant.replica_of or tenant.workload].append((tenant, on))
+            placed[tenant.replica_of or tenant.workload].append(tenant)
     left_out = Counter(plan.left_out)
     for name, workload in asked.items():
         times = left_out[name]
@@ -129,9 +139,9 @@ def asked_findings(plan: Plan, workloads: Sequence[Workload]) -> list[str]:
     return findings
 
 
-def _one_asked(workload: Workload, parts: Sequence[tuple[PlanTenant, str]]) -> list[str]:
+def _one_asked(workload: Workload, parts: Sequence[PlanTenant]) -> list[str]:
     findings = []
-    whole = [tenant for tenant, _ in parts if tenant.replica_of is None]
+    whole = [tenant for tenant in parts if tenant.replica_of is None]
     if whole and len(whole) < len(parts):
         findings.append(f"workload '{workload.name}' is placed both whole and as replicas")
     most = max(workload.replicas, workload.max_replicas or 0)
@@ -140,12 +150,12 @@ def _one_asked(workload: Workload, parts: Sequence[tuple[PlanTenant, str]]) -> l
         findings.append(
             f"workload '{workload.name}' has {len(parts)} replicas, asked were {range_}"
         )
-    rate_rps = math.fsum(tenant.rate_rps for tenant, _ in parts)
+    rate_rps = math.fsum(tenant.rate_rps for tenant in parts)
     if not math.isclose(rate_rps, workload.rate_rps, rel_tol=1e-9):
         findings.append(
             f"workload '{workload.name}': rate_rps is {rate_rps:g}, asked was {workload.rate_rps:g}"
         )
-    for tenant, on in parts:
+    for tenant in parts:
         where = f"workload '{tenant.workload}'"
         if tenant.model != workload.model and canonical(tenant.model) != canonical(workload.model):
             findings.append(f"{where}: model is {tenant.model}, asked was {workload.model}")
@@ -153,9 +163,6 @@ def _one_asked(workload: Workload, parts: Sequence[tuple[PlanTenant, str]]) -> l
             wanted, given = getattr(workload, field), getattr(tenant, field)
             if wanted != given:
                 findings.append(f"{where}: {field} is {given}, asked was {wanted}")
-        if workload.devices and on not in workload.devices:
-            allowed = ", ".join(workload.devices)
-            findings.append(f"{where}: is on a device of type '{on}', allowed are {allowed}")
     return findings
 
 

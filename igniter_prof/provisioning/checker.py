@@ -73,7 +73,8 @@ def check_plan(
         workloads: what was asked for; with it, that each is placed exactly once, as asked.
         coefficients_hashes: digests of what the predictors came from, given as they are.
         request_latency: the queueing estimate; None: that of ``fitting``.
-        bound: derive the bound again too, from the plan's certificate.
+        bound: derive the bound again too, from the plan's certificate; it says nothing of a plan
+            of which anything else is broken, so then it is not.
         told: called with each thing that was derived (constraints, objective, bound), and the
             seconds that it took.
 
@@ -122,7 +123,7 @@ def check_plan(
     findings += claims_findings(plan)
     started = _tell(told, "objective", started)
 
-    if bound and plan.bound is not None:
+    if bound and plan.bound is not None and not findings:
         if unknown_types := sorted(set(types) - set(given)):
             raise BadInput(
                 f"the bound needs the coefficients of the device type '{unknown_types[0]}' too",

@@ -98,6 +98,7 @@ def device_of(
                         "burstiness",
                         "memory_mib",
                         "anti_affinity",
+                        "devices",
                     }
                 ),
             )
@@ -220,7 +221,7 @@ def test_one_predictor_does_for_a_plan_of_one_type() -> None:
             "devices": tuple(d.model_copy(update={"type": None}) for d in DEVICES[:2]),
             "cost": cost_of(DEVICES[:2], MADE.objective),
             "left_out": (),
-            "workloads_hash": None,
+            "bound": None,
         }
     )
     latency = fake_request_latency
@@ -248,6 +249,7 @@ def test_one_predictor_does_for_a_plan_of_one_type() -> None:
         (lambda t: {"anti_affinity": None}, "anti_affinity is None, asked was a"),
         (lambda t: {"memory_mib": 1.0}, "memory_mib is 1.0, asked was None"),
         (lambda t: {"model": "middle"}, "model is middle, asked was"),
+        (lambda t: {"devices": ("x", "y")}, "'a-1': is on type 'fast', allowed are x, y"),
         (lambda t: {"model": "other"}, "the coefficients know no model 'other'"),
         (lambda t: {"workload": "a-2"}, "'a-2' is placed 2 times"),
         (lambda t: {"workload": "z"}, "'z' is placed, but nobody asked for it"),
@@ -360,7 +362,7 @@ def asked_for(workload: Workload, update: dict[str, Any]) -> list[Workload]:
         (B, {"max_replicas": None}, "'b' has 2 replicas, asked were 1"),
         (C, {"replicas": 2, "max_replicas": 4}, "'c' has 1 replicas, asked were 2 to 4"),
         (B, {"rate_rps": 500}, "'b': rate_rps is 400, asked was 500"),
-        (C, {"devices": ("fast", "x")}, "'c': is on a device of type 'plain', allowed are fast, x"),
+        (C, {"devices": ("fast",)}, r"'c': devices is \(\), asked was \('fast',\)"),
         (C, {"burstiness": 3}, "'c': burstiness is 2.0, asked was 3"),
         (LOW, {"priority": None}, "'low' is left out, but has no priority"),
     ],

@@ -487,6 +487,30 @@ def test_plan_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "every promise holds" in shown.err
 
 
+def test_a_bound_that_its_certificate_does_not_prove_is_a_broken_promise(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(folder) == 0
+    made = read_plan(folder / "plan.json")
+    assert made.certificate is not None
+    first, *others = made.certificate.prices
+
+    def with_certificate(**update: Any) -> None:
+        changed = made.certificate.model_copy(update=update) if made.certificate else None
+        text = made.model_copy(update={"certificate": changed}).model_dump_json()
+        (folder / "plan.json").write_text(text)
+
+    dearer = first.model_copy(update={"price": first.price + 10})
+    with_certificate(prices=(dearer, *others))
+    assert check(folder) == 7
+    assert "the bound is not proven" in capsys.readouterr().err
+    assert check(folder, "--no-bound") == 0
+    free = first.model_copy(update={"price": 0.0})
+    with_certificate(prices=(free, *others))
+    assert check(folder) == 7
+    assert "prices add up to" in capsys.readouterr().err
+
+
 def test_json_is_the_plan_and_nothing_else(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
