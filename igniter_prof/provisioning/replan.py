@@ -100,6 +100,8 @@ class _Work:
     taken: frozenset[str]
     move_cost: float
     deadline: float
+    floor: float = -math.inf
+    """What no layout costs less than."""
     was: dict[str, Before] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,11 @@ class _Work:
     @property
     def late(self) -> bool:
         return time.monotonic() > self.deadline
+
+    def cheapest(self, layout: Layout) -> bool:
+        """Whether no layout costs less."""
+        costs = (self.ground.cost(device.configuration) for device in layout.values())
+        return math.fsum(costs) <= self.floor * FITS
 
     def counts_left(self, layout: Layout) -> list[int | None]:
         """How many devices of each kind may still be opened."""
@@ -181,6 +188,8 @@ def replan(
     try:
         anew = ground.scratch(_workloads(ground, everybody, whole=True), limits)
         found.append(_anew(work, {}, anew))
+        if anew.bound is not None and not anew.left_out:
+            work.floor = anew.bound
     except Infeasible as error:
         why = error
     kept = _stay(work, everybody)
@@ -383,13 +392,17 @@ def _named_again(work: _Work, layout: Layout) -> Layout:
 
 def _improve(work: _Work, layout: Layout) -> Layout:
     """Empty devices into others, move them to cheaper types, plan the emptiest ones anew."""
+    if work.cheapest(layout):
+        return layout
     layout = _emptied(work, _retyped(work, layout))
     number = 2
-    while number < len(layout) and not work.late:
+    while number < len(layout) and not work.late and not work.cheapest(layout):
         better = _together(work, layout, number)
-        number = 2 if better is not None and number > 2 else 2 * number
-        layout = layout if better is None else better
-    return _emptied(work, layout)
+        if better is None:
+            number *= 2
+        else:
+            layout = better
+    return layout
 
 
 def _emptiest(work: _Work, layout: Layout) -> list[Placed]:
