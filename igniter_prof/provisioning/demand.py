@@ -289,10 +289,10 @@ def build(
     c = len(limits.model)
     alone_ms = grid.alone_ms[limits.model]
     ok: BoolArray = np.logical_and(limits.alone >= 0, alone_ms <= limits.alone * (1 + SLACK))
-    used = ok.any(axis=2)
+    used = np.asarray(ok.any(axis=2))
     most = max(1, int(used.sum(axis=1).max(initial=0)))
     batch = np.zeros((c, most), dtype=np.int64)
-    alone = np.zeros((c, most, grid.capacity), dtype=bool)
+    alone: BoolArray = np.zeros((c, most, grid.capacity), dtype=bool)
     limit_ms = np.full((c, most, grid.capacity), -1.0)
     for index in range(c):
         options = np.flatnonzero(used[index])

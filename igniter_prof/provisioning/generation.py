@@ -22,9 +22,13 @@ from igniter_prof.provisioning.search import Found, Search
 _STEPS = ((1.1, 600), (1.03, 1500), (1.01, 3000), (1.002, 3000))
 """What a pattern must be worth over its device's cost, and how wide the search is, in turn."""
 _LAST = 1.0 + 1e-7
+_NEAR = 0.97
+"""Part of its device's cost that a pattern of the start is worth at least."""
+_HELD = 0.5
+_MOST = 20_000
+"""Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
 _REFUTED_AT_ONCE = 400
-_ENOUGH = 10
 
 Judged = Callable[[int, IntArray, IntArray, IntArray], list[bool]]
 """Whether patterns of a kind (classes, options, units; (n, k) each) hold by the rule itself."""
@@ -59,6 +63,8 @@ class Generation:
     """Patterns neither found to work nor proven not to: they count for the bound only."""
     refuted: set[Column] = field(default_factory=set)
     bound: Bound | None = None
+    center: FloatArray | None = None
+    """Prices (C,) near which good ones are thought to be: the search is held near them at first."""
     _relaxed: Relaxed | None = None
 
     def start(self) -> None:
@@ -68,20 +74,30 @@ class Generation:
             self._add(kind, Found(usable[:, None], search.least[usable][:, None], np.ones(0)))
             if not len(usable):
                 continue
+            if self.center is not None:
+                over = self.costs[kind] * _NEAR
+                found, _ = search.valuable(self.center - self.adds[kind], over, widest=3000)
+                for each in self._best(found):
+                    self._add(kind, each)
+                continue
             for beside in search.beside[1:5]:
                 worth = np.where(beside <= search.demand.capacity, beside, 0) / float(
                     search.demand.capacity
                 )
-                found, _ = search.valuable(worth, 0.97, widest=1000)
-                for each in self._best(found, len(self.counts)):
+                found, _ = search.valuable(worth, _NEAR, widest=1000)
+                for each in self._best(found):
                     self._add(kind, each)
 
     def generate(self, deadline: float) -> None:
         """Add the patterns that make the relaxation cheaper, as far as a narrow search sees."""
         for excess, widest in _STEPS:
+            held = _HELD if self.center is not None else 0.0
             while time.monotonic() < deadline:
-                if not self._round(excess, widest)[0]:
+                if self._round(excess, widest, held)[0]:
+                    continue
+                if not held:
                     break
+                held = 0.0
 
     def prove(self, deadline: float, wanted: Callable[[float], float]) -> None:
         """Search all patterns, until what is wanted of the bound is proven.
@@ -115,18 +131,24 @@ class Generation:
         self._relaxed = relax(columns, costs, self.counts, self.limits, seed=self.seed)
         return self._relaxed
 
-    def _round(self, excess: float, widest: int | None) -> tuple[int, bool]:
-        """Search at the prices of now: how many columns came, and whether the search saw all."""
+    def _round(self, excess: float, widest: int | None, held: float = 0.0) -> tuple[int, bool]:
+        """Search at the prices of now: how many columns came, and whether the search saw all.
+
+        ``held``: how much of the center is mixed into them.
+        """
         relaxed = self.relaxed()
         if relaxed is None:
             return 0, False
         added, complete = 0, True
         for kind, search in enumerate(self.searches):
-            worth = relaxed.prices - self.adds[kind]
+            prices = relaxed.prices
+            if self.center is not None and held:
+                prices = (1.0 - held) * prices + held * self.center
+            worth = prices - self.adds[kind]
             over = (self.costs[kind] + relaxed.kind_prices[kind]) * excess
             found, all_seen = search.valuable(worth, over, widest=widest)
             complete &= all_seen
-            for each in self._best([self._new(kind, each) for each in found], len(self.counts)):
+            for each in self._best([self._new(kind, each) for each in _most(found)]):
                 added += self._add(kind, each, prove=widest is None)
         return added, complete
 
@@ -150,7 +172,7 @@ class Generation:
                 keep.append(row)
         return Found(found.classes[keep], found.units[keep], found.value[keep])
 
-    def _best(self, found: Sequence[Found], classes: int) -> list[Found]:
+    def _best(self, found: Sequence[Found]) -> list[Found]:
         """The most valuable, but not many of one class: they would replace each other."""
         ranked = sorted(
             (
@@ -159,7 +181,7 @@ class Generation:
                 for row, value in enumerate(each.value.tolist())
             )
         )
-        used = np.zeros(classes, dtype=np.int64)
+        used = np.zeros(len(self.counts), dtype=np.int64)
         chosen: list[list[int]] = [[] for _ in found]
         for _, size, row in ranked:
             pattern = found[size].classes[row]
@@ -216,3 +238,18 @@ class Generation:
             else:
                 self.doubtful.add(column)
         return added + len(rest)
+
+
+def _most(found: Sequence[Found]) -> list[Found]:
+    """The most valuable patterns of a search."""
+    total = sum(len(each.value) for each in found)
+    if total <= _MOST:
+        return list(found)
+    least = np.partition(np.concatenate([each.value for each in found]), total - _MOST)[
+        total - _MOST
+    ]
+    kept = [np.flatnonzero(each.value >= least) for each in found]
+    return [
+        Found(each.classes[rows], each.units[rows], each.value[rows])
+        for each, rows in zip(found, kept, strict=True)
+    ]

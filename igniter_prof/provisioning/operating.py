@@ -180,7 +180,8 @@ class Evaluator:
         """What a plan states for each tenant: means without the rule's margin, 90% intervals.
 
         The interval of the latency at the SLO's percentile is that of the batches: every service
-        time as much shorter or longer as the ends of a full batch's interval.
+        time as much shorter or longer as the ends of a full batch's interval. It is stated only
+        under a rule of that percentile.
         """
         promises = []
         tenants = _tenants(workloads, settings)
@@ -191,19 +192,13 @@ class Evaluator:
             wanted = (*REPORTED, workload.percentile)
             estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
             p50, p95, p99, at_percentile = (_quantile(estimate, wish) for wish in wanted)
-            low, high = (
-                _quantile(
-                    self._queue(
-                        workload,
-                        setting,
-                        service_ms * (end_ms / prediction.latency_ms),
-                        prediction.cv,
-                        (workload.percentile,),
-                    ),
-                    workload.percentile,
+            low = high = None
+            if self.rule.queueing:
+                # under another rule tenants may be so busy that their queues take long to solve
+                low, high = (
+                    self._scaled(workload, setting, service_ms, prediction, end_ms)
+                    for end_ms in (prediction.latency_low_ms, prediction.latency_high_ms)
                 )
-                for end_ms in (prediction.latency_low_ms, prediction.latency_high_ms)
-            )
             promises.append(
                 PredictedTenant(
                     latency_ms=prediction.latency_ms,
@@ -221,6 +216,20 @@ class Evaluator:
                 )
             )
         return promises
+
+    def _scaled(
+        self,
+        workload: Workload,
+        setting: Setting,
+        service_ms: Floats,
+        prediction: Prediction,
+        end_ms: float,
+    ) -> float | None:
+        """The latency at the SLO's percentile if a full batch takes ``end_ms``."""
+        scaled_ms = service_ms * (end_ms / prediction.latency_ms)
+        wanted = (workload.percentile,)
+        estimate = self._queue(workload, setting, scaled_ms, prediction.cv, wanted)
+        return _quantile(estimate, workload.percentile)
 
     def power_w(self, workloads: Sequence[Workload], settings: Sequence[Setting]) -> float | None:
         """Mean power of the device at its load; None where it is not known of everybody.
