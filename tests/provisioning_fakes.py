@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.fitting.quick import Speed
 from igniter_prof.fitting.tables import NOBODY
 from igniter_prof.provisioning.interface import Predictor, RequestLatency
-from igniter_prof.provisioning.operating import Evaluator, Setting
-from igniter_prof.provisioning.problem import share_grid
+from igniter_prof.provisioning.kinds import device_kind
+from igniter_prof.provisioning.operating import Setting
+from igniter_prof.provisioning.problem import DeviceKind
 from igniter_prof.provisioning.rules import rule_of
-from igniter_prof.records import Prediction, Tenant, Workload
+from igniter_prof.records import Objective, PlanDeviceType, Prediction, Tenant, Workload
 
 
 @dataclass(frozen=True)
@@ -212,35 +214,88 @@ def as_predictor(predictor: FakePredictor) -> Predictor:
     return predictor  # a type checker sees here that the fake fulfils the protocol
 
 
-def fewest_by_brute_force(
+def fake_kind(
     predictor: Predictor,
     workloads: Sequence[Workload],
+    rule: str = "percentile",
     *,
-    batch_sizes: Sequence[int],
-    share_step_pct: float,
-    max_tenants: int,
-    latency_rule: str = "percentile",
+    batch_sizes: Sequence[int] | None = None,
     request_latency: RequestLatency = fake_request_latency,
-) -> int | None:
-    """The fewest devices by trying every partition, every batch size, every share: no pruning."""
-    evaluator = Evaluator(predictor, rule_of(latency_rule), request_latency)
-    grid = [Setting(batch, share) for batch in batch_sizes for share in share_grid(share_step_pct)]
-    known: dict[tuple[int, ...], bool] = {}
+    **record: Any,
+) -> DeviceKind:
+    """A kind of device for workloads; ``record``: of its ``PlanDeviceType``."""
+    models = {each.model for each in workloads}
+    kind, _ = device_kind(
+        PlanDeviceType(**{"name": "gpu", **record}),
+        predictor,
+        rule_of(rule),
+        models,
+        batch_sizes=None if batch_sizes is None else dict.fromkeys(models, batch_sizes),
+        request_latency=request_latency,
+    )
+    return kind
 
-    def fits(group: tuple[int, ...]) -> bool:
-        if group not in known:
-            members = [workloads[index] for index in group]
-            known[group] = len(group) <= max_tenants and any(
-                sum(setting.share_pct for setting in settings) <= 100 + 1e-9
-                and all(judgement.holds for judgement in evaluator.judge(members, settings))
-                for settings in itertools.product(grid, repeat=len(group))
-            )
-        return known[group]
 
-    best: int | None = None
+def cheapest_by_brute_force(
+    kinds: Sequence[DeviceKind],
+    workloads: Sequence[Workload],
+    objective: Objective | None = None,
+) -> float:
+    """The least cost by trying every partition, kind, batch size and share; infinite if none.
+
+    Workloads are placed whole. There is no pruning, but for shares that add up to more than 100.
+    """
+    wish = Objective() if objective is None else objective
+    known: dict[tuple[int, tuple[str, ...]], float] = {}
+
+    def cost(group: Sequence[int], number: int) -> float:
+        members = [workloads[index] for index in group]
+        alike = sorted(each.model_copy(update={"name": ""}).model_dump_json() for each in members)
+        key = number, tuple(alike)
+        if key not in known:
+            known[key] = _cheapest_device(kinds[number], members, wish)
+        return known[key]
+
+    best = math.inf
     for partition in _partitions(list(range(len(workloads)))):
-        if (best is None or len(partition) < best) and all(fits(tuple(g)) for g in partition):
-            best = len(partition)
+        for chosen in itertools.product(range(len(kinds)), repeat=len(partition)):
+            used = [chosen.count(number) for number in range(len(kinds))]
+            if all(
+                kind.record.count is None or n <= kind.record.count
+                for kind, n in zip(kinds, used, strict=True)
+            ):
+                best = min(best, sum(map(cost, partition, chosen)))
+    return best
+
+
+def _cheapest_device(kind: DeviceKind, members: Sequence[Workload], objective: Objective) -> float:
+    record, evaluator = kind.record, kind.evaluator
+    labels = [each.anti_affinity for each in members if each.anti_affinity is not None]
+    if len(members) > kind.max_tenants or len(set(labels)) < len(labels):
+        return math.inf
+    if any(each.devices and record.name not in each.devices for each in members):
+        return math.inf
+    if any(each.model not in kind.choices for each in members):
+        return math.inf
+    best = math.inf
+    choices = [kind.choices[each.model] for each in members]
+    for shares in itertools.product(*(each.shares_pct for each in choices)):
+        if sum(shares) > 100 + 1e-9:
+            continue
+        for batches in itertools.product(*(each.batch_sizes for each in choices)):
+            settings = [Setting(batch, share) for batch, share in zip(batches, shares, strict=True)]
+            if (
+                record.memory_mib is not None
+                and (evaluator.memory_mib(members, settings) or 0) > record.memory_mib
+            ):
+                continue
+            power_w = evaluator.power_w(members, settings) or 0.0
+            if record.power_limit_w is not None and power_w > record.power_limit_w:
+                continue
+            price = objective.price * (record.price_per_hour or 0.0)
+            total = objective.devices + price + objective.power * power_w
+            if total < best and all(each.holds for each in evaluator.judge(members, settings)):
+                best = total
     return best
 
 
@@ -261,6 +316,7 @@ __all__ = [
     "FakePower",
     "FakePredictor",
     "as_predictor",
+    "cheapest_by_brute_force",
+    "fake_kind",
     "fake_request_latency",
-    "fewest_by_brute_force",
 ]
