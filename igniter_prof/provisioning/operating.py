@@ -17,6 +17,11 @@ from igniter_prof.records import PlanDeviceType, PredictedTenant, Prediction, Te
 
 Floats = npt.NDArray[np.float64]
 REPORTED = (50.0, 95.0, 99.0)
+MOST_QUEUED = 0.98
+"""Utilisation above which no percentiles are stated under a rule that does not ask for them.
+
+Half of what is left of the throughput there doubles the wait, and the queue takes longest to solve.
+"""
 
 
 @dataclass(frozen=True, order=True)
@@ -181,7 +186,8 @@ class Evaluator:
 
         The interval of the latency at the SLO's percentile is that of the batches: every service
         time as much shorter or longer as the ends of a full batch's interval. It is stated only
-        under a rule of that percentile.
+        under a rule of that percentile; percentiles themselves under another rule only up to a
+        utilisation of MOST_QUEUED.
         """
         promises = []
         tenants = _tenants(workloads, settings)
@@ -190,11 +196,12 @@ class Evaluator:
             service_ms = self.predictor.service_ms(tenants[index], neighbours)
             workload, setting = workloads[index], settings[index]
             wanted = (*REPORTED, workload.percentile)
-            estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
-            p50, p95, p99, at_percentile = (_quantile(estimate, wish) for wish in wanted)
-            low = high = None
+            utilisation = workload.rate_rps / prediction.throughput_rps
+            p50 = p95 = p99 = at_percentile = low = high = None
+            if self.rule.queueing or utilisation <= MOST_QUEUED:
+                estimate = self._queue(workload, setting, service_ms, prediction.cv, wanted)
+                p50, p95, p99, at_percentile = (_quantile(estimate, wish) for wish in wanted)
             if self.rule.queueing:
-                # under another rule tenants may be so busy that their queues take long to solve
                 low, high = (
                     self._scaled(workload, setting, service_ms, prediction, end_ms)
                     for end_ms in (prediction.latency_low_ms, prediction.latency_high_ms)
@@ -205,7 +212,7 @@ class Evaluator:
                     latency_low_ms=prediction.latency_low_ms,
                     latency_high_ms=prediction.latency_high_ms,
                     throughput_rps=prediction.throughput_rps,
-                    utilisation=workload.rate_rps / prediction.throughput_rps,
+                    utilisation=utilisation,
                     p50_ms=p50,
                     p95_ms=p95,
                     p99_ms=p99,

@@ -526,6 +526,24 @@ def test_power_is_idle_and_what_each_tenant_adds_while_it_is_busy() -> None:
     assert held.power_w([workload, workload], [half, half]) == pytest.approx(40 + 2 * 5 * slower)
 
 
+@pytest.mark.parametrize(
+    ("rule", "rate_rps", "stated"),
+    [("percentile", 985, True), ("half-mean", 985, False), ("half-mean", 975, True)],
+)
+def test_a_rule_without_percentiles_states_none_of_tenants_that_are_busy_all_the_time(
+    rule: str, rate_rps: float, stated: bool
+) -> None:
+    evaluator = Evaluator(FAST, rule_of(rule), fake_request_latency)
+    # batches of one in 1 ms
+    workload = Workload(name="w", model="small", rate_rps=rate_rps, slo_ms=20)
+    (promise,) = evaluator.promised([workload], [Setting(1, 50)])
+
+    assert promise.utilisation == pytest.approx(rate_rps / 1000)
+    values = (promise.p50_ms, promise.p95_ms, promise.p99_ms, promise.slo_percentile_ms)
+    assert [value is not None for value in values] == [stated] * 4
+    assert (promise.slo_percentile_low_ms is not None) == (rule == "percentile")
+
+
 def test_memory_is_as_the_user_said_else_as_predicted() -> None:
     evaluator = Evaluator(FAST, rule_of("percentile"), fake_request_latency)
     workload = Workload(name="w", model="small", rate_rps=250, slo_ms=20)
