@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray
+from igniter_prof.fitting.tables import NOBODY
 from igniter_prof.provisioning.demand import SLACK, Demand
 
 _ROUNDS = 80
@@ -51,8 +52,11 @@ class Search:
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
         self._light = _lightest_settings(demand)
-        room = demand.limit_ms / demand.table.alone_ms[demand.number]
-        self._likely = np.where(demand.alone, room, -np.inf).argmax(axis=1)
+        # a kind that can hold nobody has an empty table
+        room = np.full(demand.alone.shape, -np.inf)
+        alone_ms = demand.table.alone_ms[demand.number[demand.alone]]
+        room[demand.alone] = demand.limit_ms[demand.alone] / alone_ms
+        self._likely = room.argmax(axis=1)
         feasible = demand.feasible
         any_option = demand.alone.any(axis=1)
         self._least = np.where(feasible, 1 + any_option.argmax(axis=1), demand.capacity + 1)
@@ -416,6 +420,8 @@ def _lightest_settings(demand: Demand) -> IntArray:
     u + 1 to u + 2^l units.
     """
     c, options, capacity = demand.alone.shape
+    if not demand.alone.any():
+        return np.full((1, c, capacity), NOBODY)  # nobody may be a neighbour: an empty table
     members = np.where(demand.alone, demand.number, -1).transpose(0, 2, 1).reshape(-1, options)
     levels = [demand.table.lightest(members).reshape(c, capacity)]
     reach = 1
