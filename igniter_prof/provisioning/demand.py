@@ -119,7 +119,9 @@ def grid_of(problem: Problem, kind: DeviceKind) -> Grid:
     capacity = int(DEVICE_PCT / step + 1e-9)
     models = tuple(sorted(kind.choices))
     batches = tuple(sorted({size for each in kind.choices.values() for size in each.batch_sizes}))
-    shape = (len(models), len(batches), capacity)
+    if not models:  # it may hold nobody: one setting that nobody may have
+        batches = (1,)
+    shape = (max(1, len(models)), len(batches), capacity)
     allowed = np.zeros(shape, dtype=bool)
     for index, model in enumerate(models):
         choice = kind.choices[model]
@@ -146,7 +148,7 @@ def grid_of(problem: Problem, kind: DeviceKind) -> Grid:
     stretch = np.ones(len(tenants))
     together = stretch
     confidence = problem.rule.confidence
-    if confidence is not None:
+    if confidence is not None and tenants:
         stretch = np.array([each.latency_high_ms / each.latency_ms for each in predicted])
         neighbours = [_lightest_of(kind, model, step) for model in models]
         beside = predictor.predict([[t, other] for t in tenants for other in neighbours])
@@ -289,6 +291,13 @@ def build(
     c = len(limits.model)
     alone_ms = grid.alone_ms[limits.model]
     ok: BoolArray = np.logical_and(limits.alone >= 0, alone_ms <= limits.alone * (1 + SLACK))
+    record = kind.record
+    device_mib = record.memory_mib or (record.device.memory_mib if record.device else None)
+    needed_mib = np.where(
+        np.isnan(memory)[:, None], grid.memory_mib.max(axis=2)[limits.model], memory[:, None]
+    )
+    if device_mib is not None:
+        ok &= (needed_mib <= device_mib)[:, :, None]
     used = np.asarray(ok.any(axis=2))
     most = max(1, int(used.sum(axis=1).max(initial=0)))
     batch = np.zeros((c, most), dtype=np.int64)
@@ -308,9 +317,6 @@ def build(
     numbers = np.cumsum(wanted.ravel()).reshape(wanted.shape) - 1
     settings = [grid.tenant(m, b, u + 1) for m, b, u in np.argwhere(wanted).tolist()]
     number = np.where(alone, numbers[model, batches, units], 0)
-    predicted = grid.memory_mib[limits.model[:, None], batch].max(axis=2)
-    record = kind.record
-    device_mib = record.memory_mib or (record.device.memory_mib if record.device else None)
     apart = None
     if any(label is not None for label in labels):
         named = np.array(
@@ -325,7 +331,7 @@ def build(
         number=number,
         limit_ms=limit_ms,
         alone=alone,
-        memory_mib=np.where(np.isnan(memory)[:, None], predicted, memory[:, None]),
+        memory_mib=np.take_along_axis(needed_mib, batch, axis=1),
         memory_limit_mib=np.inf if device_mib is None else float(device_mib),
         at_most=at_most,
         apart=apart,
