@@ -56,8 +56,12 @@ def refute(plan: Plan, problem: Problem) -> list[str]:
         if not known:
             return [f"the certificate has no price for '{each.names[0]}' or one alike"]
         prices[index] = max(known)
+    # of a type without a limit one more device is worth nothing, whatever is claimed
     kind_prices = np.array(
-        [certificate.type_prices.get(kind.record.name, 0.0) for kind in problem.kinds]
+        [
+            0.0 if kind.record.count is None else certificate.type_prices.get(kind.record.name, 0.0)
+            for kind in problem.kinds
+        ]
     )
     counts = np.array([each.count for each in problem.classes])
     value = float(counts @ prices)
