@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from igniter_prof.config.workloads import expand, workloads_digest
+from igniter_prof.config.workloads import names_of, workloads_digest
 from igniter_prof.provisioning.names import canonical
 from igniter_prof.records import Plan, PlanDevice, PlanDeviceType, PlanTenant, Workload
 
@@ -106,11 +106,16 @@ def device_findings(device: PlanDevice, kind: PlanDeviceType) -> list[str]:
 
 
 def asked_findings(plan: Plan, workloads: Sequence[Workload]) -> list[str]:
-    """Where a plan does not place each workload exactly once, as asked, where it may be."""
+    """Where a plan does not place each workload exactly once, as asked.
+
+    Raises:
+        BadInput: two workloads have one name.
+    """
     findings = []
-    if plan.workloads_hash is not None and plan.workloads_hash != workloads_digest(workloads):
+    digest = workloads_digest(workloads)
+    if plan.workloads_hash is not None and plan.workloads_hash != digest:
         findings.append("the plan was made for other workloads (their hash differs)")
-    asked = {workload.name: workload for workload in expand(workloads)}
+    asked = {name: workload for workload in workloads for name in names_of(workload)}
     placed: dict[str, list[PlanTenant]] = defaultdict(list)
     for device in plan.devices:
         for tenant in device.tenants:
@@ -119,7 +124,7 @@ def asked_findings(plan: Plan, workloads: Sequence[Workload]) -> list[str]:
     for name, workload in asked.items():
         times = left_out[name]
         if name in placed:
-            findings += _one_asked(workload, placed[name])
+            findings += _one_asked(name, workload, placed[name])
             if times:
                 findings.append(f"workload '{name}' is left out, and placed")
         elif not times:
@@ -139,21 +144,19 @@ def asked_findings(plan: Plan, workloads: Sequence[Workload]) -> list[str]:
     return findings
 
 
-def _one_asked(workload: Workload, parts: Sequence[PlanTenant]) -> list[str]:
+def _one_asked(name: str, workload: Workload, parts: Sequence[PlanTenant]) -> list[str]:
     findings = []
     whole = [tenant for tenant in parts if tenant.replica_of is None]
     if whole and len(whole) < len(parts):
-        findings.append(f"workload '{workload.name}' is placed both whole and as replicas")
+        findings.append(f"workload '{name}' is placed both whole and as replicas")
     most = max(workload.replicas, workload.max_replicas or 0)
     if not workload.replicas <= len(parts) <= most:
         range_ = f"{workload.replicas}" + (f" to {most}" if most > workload.replicas else "")
-        findings.append(
-            f"workload '{workload.name}' has {len(parts)} replicas, asked were {range_}"
-        )
+        findings.append(f"workload '{name}' has {len(parts)} replicas, asked were {range_}")
     rate_rps = math.fsum(tenant.rate_rps for tenant in parts)
     if not math.isclose(rate_rps, workload.rate_rps, rel_tol=1e-9):
         findings.append(
-            f"workload '{workload.name}': rate_rps is {rate_rps:g}, asked was {workload.rate_rps:g}"
+            f"workload '{name}': rate_rps is {rate_rps:g}, asked was {workload.rate_rps:g}"
         )
     for tenant in parts:
         where = f"workload '{tenant.workload}'"
