@@ -53,7 +53,13 @@ class Engine:
 
     def feasible(self, index: int) -> bool:
         """Whether some kind of device can hold a class alone."""
-        return any(bool(each.feasible[index]) for each in self.demands)
+        return any(
+            bool(demand.feasible[index])
+            and (kind.record.power_limit_w is None or self._alone(number, index) is not None)
+            for number, (kind, demand) in enumerate(
+                zip(self.problem.kinds, self.demands, strict=True)
+            )
+        )
 
     def settings(
         self, kind: int, pattern: Sequence[int], option: IntArray, units: IntArray
@@ -75,6 +81,9 @@ class Engine:
             found = self.settled(
                 kind, pattern, self.settings(kind, pattern, option[row], units[row])
             )
+            if found is None and len(pattern) == 1:
+                holds.append(self._alone(kind, pattern[0]) is not None)
+                continue
             if found is not None:
                 step = self.grids[kind].step_pct
                 units[row] = [round(each.share_pct / step) for each in found]
@@ -107,6 +116,25 @@ class Engine:
                 if settings is not None:
                     found = Configuration(pattern, settings, kind)
                     return self.spread(found) if spread else found
+        alone = self._alone(kind, pattern[0]) if len(pattern) == 1 else None
+        return None if alone is None else Configuration(pattern, (alone,), kind)
+
+    def _alone(self, kind: int, index: int) -> Setting | None:
+        """A setting of the least share with which a class holds alone, by trying all.
+
+        The search takes the smallest batch, and limits from the grid: another setting may draw less
+        power, or hold where that one does not.
+        """
+        device, sample = self.problem.kinds[kind], self.problem.classes[index].sample
+        if not self.problem.allows(self.problem.classes[index], kind):
+            return None
+        choices = device.choices[sample.model]
+        for share_pct in choices.shares_pct:
+            for batch_size in choices.batch_sizes:
+                settings = (Setting(batch_size, share_pct),)
+                (judgement,) = device.evaluator.judge([sample], settings)
+                if judgement.holds and _within(device, [sample], settings):
+                    return settings[0]
         return None
 
     def settled(
