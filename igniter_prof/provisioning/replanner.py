@@ -10,10 +10,12 @@ from igniter_prof import __version__
 from igniter_prof.config.workloads import names_of
 from igniter_prof.errors import Infeasible
 from igniter_prof.files import now_utc
+from igniter_prof.provisioning.certificate import certificate_of
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.layout import Ground, Placed
 from igniter_prof.provisioning.operating import memory_limit_mib
-from igniter_prof.provisioning.planner import devices_of, problem_of
+from igniter_prof.provisioning.optimal import optimal, rounded_up
+from igniter_prof.provisioning.planner import MAX_NOTES, devices_of, problem_of
 from igniter_prof.provisioning.planner import plan as plan_anew
 from igniter_prof.provisioning.problem import Configuration, DeviceKind, Problem, natural
 from igniter_prof.provisioning.replan import (
@@ -25,7 +27,7 @@ from igniter_prof.provisioning.replan import (
     replan,
 )
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import Objective, Plan, PlanDevice, Workload
+from igniter_prof.records import Objective, Plan, PlanDevice, PlanTenant, Tenant, Workload
 
 SCRATCH_PART = 0.5
 """Of the time limit, for the plan that is made anew."""
@@ -100,7 +102,7 @@ def replanned(
             solve_s=round(time.monotonic() - started, 3),
             devices=_devices(problem, done),
             left_out=said.left_out,
-            notes=tuple(dict.fromkeys([*notes, *(done.scratch.notes if done.scratch else ())])),
+            notes=tuple(dict.fromkeys([*notes, *_outside(problem, done)])),
         ),
         said,
     )
@@ -153,7 +155,9 @@ def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Groun
         ]
         if not kinds:
             raise Infeasible("no device is left for them")
-        return plan_anew(
+        # a plan's promises take longer to predict than it takes to find
+        some = any(each.priority is not None for each in workloads)
+        return (plan_anew if some else _unpromised)(
             kinds,
             workloads,
             rule=problem.rule,
@@ -172,6 +176,60 @@ def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Groun
         cost=cost,
         size=size,
         scratch=scratch,
+    )
+
+
+def _unpromised(
+    kinds: Sequence[DeviceKind],
+    workloads: Sequence[Workload],
+    *,
+    rule: Rule,
+    objective: Objective,
+    time_limit_s: float,
+    gap: float,
+    seed: int,
+) -> Plan:
+    """The cheapest plan, as far as who is where, without promises and cost."""
+    problem = problem_of(
+        kinds,
+        workloads,
+        rule=rule,
+        objective=objective,
+        time_limit_s=time_limit_s,
+        gap=gap,
+        seed=seed,
+    )
+    placement = optimal(Engine(problem))
+    if not placement.devices:
+        raise Infeasible("no plan was found in time", hint="raise --time-limit")
+    names = [iter(each.names) for each in problem.classes]
+    devices = []
+    for number, configuration in enumerate(placement.devices, start=1):
+        tenants = []
+        for index, setting in zip(configuration.pattern, configuration.settings, strict=True):
+            sample = problem.classes[index].sample
+            tenants.append(
+                PlanTenant(
+                    workload=next(names[index]),
+                    model=sample.model,
+                    batch_size=setting.batch_size,
+                    share_pct=setting.share_pct,
+                    queue_delay_us=setting.queue_delay_us,
+                    rate_rps=sample.rate_rps,
+                    slo_ms=sample.slo_ms,
+                )
+            )
+        kind = problem.kinds[configuration.kind].record.name
+        devices.append(PlanDevice(name=f"device-{number}", type=kind, tenants=tuple(tenants)))
+    bound = placement.bound
+    return Plan(
+        strategy="optimal",
+        igprof=__version__,
+        created_at=now_utc(),
+        bound=None if bound is None else rounded_up(problem, bound.value),
+        certificate=None if bound is None else certificate_of(problem, bound),
+        devices=tuple(devices),
+        notes=placement.notes,
     )
 
 
@@ -216,6 +274,23 @@ def _holds(problem: Problem) -> Callable[[Configuration], bool]:
 def _on_grid(kind: DeviceKind, share_pct: float) -> bool:
     steps = share_pct / (kind.record.share_step_pct or share_pct)
     return abs(steps - round(steps)) < 1e-6
+
+
+def _outside(problem: Problem, done: Replanned) -> list[str]:
+    """What of the devices lies outside of what was profiled, in words."""
+    found = []
+    for configuration in dict.fromkeys(each.configuration for each in done.layout.values()):
+        tenants = [
+            Tenant(model=sample.model, batch_size=setting.batch_size, share_pct=setting.share_pct)
+            for sample, setting in zip(
+                _samples(problem, configuration), configuration.settings, strict=True
+            )
+        ]
+        predictor = problem.kinds[configuration.kind].evaluator.predictor
+        found += [f"outside of the profile: {what}" for what in predictor.outside(tenants)]
+    unique = list(dict.fromkeys(found))
+    more = len(unique) - MAX_NOTES
+    return unique[:MAX_NOTES] + ([f"… and {more} more"] if more > 0 else [])
 
 
 def _meets(said: Change) -> bool:
