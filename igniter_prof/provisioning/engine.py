@@ -133,7 +133,7 @@ class Engine:
             for batch_size in choices.batch_sizes:
                 settings = (Setting(batch_size, share_pct),)
                 (judgement,) = device.evaluator.judge([sample], settings)
-                if judgement.holds and _within(device, [sample], settings):
+                if judgement.holds and within(device, [sample], settings):
                     return settings[0]
         return None
 
@@ -151,7 +151,7 @@ class Engine:
             judged = device.evaluator.judge(workloads, trial)
             missing = [index for index, judgement in enumerate(judged) if not judgement.holds]
             if not missing:
-                return trial if _within(device, workloads, trial) else None
+                return trial if within(device, workloads, trial) else None
             trial = raised(trial, missing, _ladders(device, workloads))
         return None
 
@@ -173,7 +173,7 @@ class Engine:
             order = sorted(range(len(settings)), key=lambda index: (judged[index].headroom, index))
             for together in range(1, len(order) + 1):
                 trial = raised(settings, order[:together], ladders)
-                if trial is None or not _within(device, workloads, trial):
+                if trial is None or not within(device, workloads, trial):
                     continue
                 outcome = device.evaluator.judge(workloads, trial)
                 if min(judgement.headroom for judgement in outcome) >= least and all(
@@ -204,7 +204,7 @@ def _ladders(device: DeviceKind, workloads: Sequence[Workload]) -> list[tuple[fl
     return [device.choices[workload.model].shares_pct for workload in workloads]
 
 
-def _within(device: DeviceKind, workloads: Sequence[Workload], settings: Sequence[Setting]) -> bool:
+def within(device: DeviceKind, workloads: Sequence[Workload], settings: Sequence[Setting]) -> bool:
     """Whether memory and power are within what the device type has."""
     record, evaluator = device.record, device.evaluator
     memory_mib = record.memory_mib or (record.device.memory_mib if record.device else None)
