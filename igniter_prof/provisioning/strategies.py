@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from igniter_prof.errors import BadInput, Infeasible
 from igniter_prof.provisioning.baselines import ffd, gpulets, gslice, igniter
-from igniter_prof.provisioning.engine import Engine
+from igniter_prof.provisioning.engine import Engine, within
 from igniter_prof.provisioning.operating import Setting
 from igniter_prof.provisioning.optimal import Placement, optimal
 from igniter_prof.provisioning.problem import (
@@ -21,28 +21,53 @@ _Place = Callable[[Sequence[WorkloadClass], DeviceKind], list[Configuration]]
 
 
 def alone(engine: Engine) -> Placement:
-    """Shares nothing: each workload has a device, the cheapest kind, with the roomiest batch."""
+    """Shares nothing: each workload has a device, the cheapest kind, with the roomiest batch.
+
+    Raises:
+        Infeasible: there are too few devices.
+    """
     devices = []
     problem = engine.problem
+    left = [kind.record.count for kind in problem.kinds]
+    by_cost = sorted(range(len(left)), key=lambda kind: (problem.device_cost(kind), kind))
     for index, each in enumerate(problem.classes):
-        kinds = [k for k, demand in enumerate(engine.demands) if demand.feasible[index]]
-        kind = min(kinds, key=lambda number: (problem.device_cost(number), number))
-        device, ranked = problem.kinds[kind], []
-        choices = device.choices[each.sample.model]
-        for batch in choices.batch_sizes:
-            setting = Setting(batch, choices.shares_pct[-1])
-            (judgement,) = device.evaluator.judge([each.sample], [setting])
-            if judgement.holds:
-                ranked.append((-judgement.headroom, setting))
-        setting = min(ranked)[1] if ranked else _least(engine, index, kind)
-        devices += [Configuration((index,), (setting,), kind)] * each.count
+        waiting = each.count
+        for kind in by_cost:
+            number = _at_most(waiting, left[kind])
+            setting = _roomiest(engine, index, kind) if number else None
+            if setting is None:
+                continue
+            devices += [Configuration((index,), (setting,), kind)] * number
+            waiting -= number
+            if (has := left[kind]) is not None:
+                left[kind] = has - number
+        if waiting:
+            raise Infeasible(
+                f"strategy 'alone' has no device left for '{each.names[-waiting]}'",
+                hint="use --strategy optimal, or allow more devices",
+            )
     return Placement(devices=tuple(devices))
 
 
-def _least(engine: Engine, index: int, kind: int) -> Setting:
+def _at_most(number: int, limit: int | None) -> int:
+    return number if limit is None else min(number, limit)
+
+
+def _roomiest(engine: Engine, index: int, kind: int) -> Setting | None:
+    """The setting of a class alone on a kind of device; None: it cannot hold it."""
+    if not engine.demands[kind].feasible[index]:
+        return None
+    device, sample = engine.problem.kinds[kind], engine.problem.classes[index].sample
+    choices, ranked = device.choices[sample.model], []
+    for batch in choices.batch_sizes:
+        setting = Setting(batch, choices.shares_pct[-1])
+        (judgement,) = device.evaluator.judge([sample], [setting])
+        if judgement.holds and within(device, [sample], [setting]):
+            ranked.append((-judgement.headroom, setting))
+    if ranked:
+        return min(ranked)[1]
     found = engine.configure((index,), kind)
-    assert found is not None  # strategies get workloads that are feasible alone
-    return found.settings[0]
+    return None if found is None else found.settings[0]
 
 
 def _on_one_kind(name: str, place: _Place, note: str | None) -> Callable[[Engine], Placement]:
