@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from igniter_prof import __version__
@@ -10,7 +11,7 @@ from igniter_prof.config.workloads import expand
 from igniter_prof.errors import BadInput, Infeasible, did_you_mean
 from igniter_prof.files import now_utc
 from igniter_prof.provisioning.certificate import certificate_of
-from igniter_prof.provisioning.engine import Engine
+from igniter_prof.provisioning.engine import Engine, within
 from igniter_prof.provisioning.infeasible import refuse_infeasible
 from igniter_prof.provisioning.optimal import Placement, rounded_up
 from igniter_prof.provisioning.problem import (
@@ -167,6 +168,13 @@ def problem_of(
         for each in more:
             parts[each.name] = parts.get(each.name, each.replicas) + 1
     refuse_infeasible(problem, engine.feasible)
+    names = [name for each in problem.classes for name in each.names]
+    if len(set(names)) < len(names):
+        twin = next(name for name, times in Counter(names).items() if times > 1)
+        raise BadInput(
+            f"a replica is named '{twin}', as a workload is",
+            hint="give the workload another name: the replicas of W are W.1, W.2, …",
+        )
     return problem
 
 
@@ -298,6 +306,9 @@ def _notes(problem: Problem, placement: Placement, notes: Sequence[str]) -> tupl
         found += (
             f"outside of the profile: {what}" for what in evaluator.predictor.outside(tenants)
         )
+        if not within(problem.kinds[configuration.kind], workloads, settings):
+            beside = ", ".join(f"'{workload.name}'" for workload in workloads)
+            found.append(f"a device with {beside} is beyond its memory or its power limit")
         for workload, judgement in zip(
             workloads, evaluator.judge(workloads, settings), strict=True
         ):
