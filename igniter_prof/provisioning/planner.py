@@ -168,9 +168,8 @@ def problem_of(
         for each in more:
             parts[each.name] = parts.get(each.name, each.replicas) + 1
     refuse_infeasible(problem, engine.feasible)
-    names = [name for each in problem.classes for name in each.names]
-    if len(set(names)) < len(names):
-        twin = next(name for name, times in Counter(names).items() if times > 1)
+    placed = Counter(name for each in problem.classes for name in each.names)
+    if twin := next((name for name, times in placed.items() if times > 1), None):
         raise BadInput(
             f"a replica is named '{twin}', as a workload is",
             hint="give the workload another name: the replicas of W are W.1, W.2, …",
@@ -307,8 +306,7 @@ def _notes(problem: Problem, placement: Placement, notes: Sequence[str]) -> tupl
             f"outside of the profile: {what}" for what in evaluator.predictor.outside(tenants)
         )
         if not within(problem.kinds[configuration.kind], workloads, settings):
-            beside = ", ".join(f"'{workload.name}'" for workload in workloads)
-            found.append(f"a device with {beside} is beyond its memory or its power limit")
+            found.append("a device is beyond its memory or its power limit")
         for workload, judgement in zip(
             workloads, evaluator.judge(workloads, settings), strict=True
         ):
