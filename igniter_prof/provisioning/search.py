@@ -150,6 +150,7 @@ class Search:
         A pattern that was decided and does not work is proven not to work. Those with too many
         combinations are not decided.
         """
+        demand = self.demand
         n, k = classes.shape
         decided = np.zeros(n, dtype=bool)
         best = Arranged(
@@ -164,6 +165,11 @@ class Search:
                 continue
             decided[pattern] = True
             option, units = combos
+            needed_mib = demand.memory_mib[classes[pattern], option].sum(axis=1)
+            room = needed_mib <= demand.memory_limit_mib
+            option, units = option[room], units[room]
+            if not len(option):
+                continue
             repeated = np.repeat(classes[pattern][None, :], len(option), axis=0)
             units, works = self._raise(repeated, option, units)
             if not works.any():
@@ -172,7 +178,7 @@ class Search:
             least = int(total.argmin())
             best.option[pattern], best.units[pattern] = option[least], units[least]
             best.works[pattern] = True
-        return self._memory_checked(classes, best)
+        return best
 
     def valuable(
         self,
