@@ -406,10 +406,9 @@ class Search:
         if not np.isfinite(self.demand.memory_limit_mib):
             return found
         used = self.demand.memory_mib[classes, found.option].sum(axis=1)
-        fits = used <= self.demand.memory_limit_mib
         # with other batch sizes it might fit
-        decided = found.decided & (fits | ~found.works)
-        return Arranged(found.option, found.units, found.works & fits, decided)
+        works = found.works & (used <= self.demand.memory_limit_mib)
+        return Arranged(found.option, found.units, works, works)
 
 
 def _ascending(classes: IntArray, units: IntArray, value: FloatArray) -> Found:
