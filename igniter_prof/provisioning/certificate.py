@@ -18,17 +18,30 @@ from igniter_prof.provisioning.groups import merged, singles
 from igniter_prof.provisioning.optimal import MOST_CLASSES, adds, least_cost, rounded_up
 from igniter_prof.provisioning.problem import Problem
 from igniter_prof.provisioning.search import Found
-from igniter_prof.records import Certificate, Plan, WorkloadPrice
+from igniter_prof.records import Certificate, Plan, Workload, WorkloadPrice
 
 _TOLERANCE = 1e-6
 
 
 def certificate_of(problem: Problem, bound: Bound) -> Certificate:
-    """A bound as a plan states it."""
+    """A bound as a plan states it.
+
+    Classes that differ only in what a plan does not say, such as their priority, get their mean
+    price: it proves as much, as any of them may stand in the place of another.
+    """
+    alike: dict[Workload, list[int]] = {}
+    for index, each in enumerate(problem.classes):
+        unsaid = {"name": "", "priority": None, "max_replicas": None}
+        same = each.sample.model_copy(update=unsaid)
+        alike.setdefault(same, []).append(index)
+    prices = bound.prices.copy()
+    for members in alike.values():
+        counts = [problem.classes[index].count for index in members]
+        prices[members] = np.average(bound.prices[members], weights=counts)
     return Certificate(
         prices=tuple(
             WorkloadPrice(workload=each.names[0], price=float(price))
-            for each, price in zip(problem.classes, bound.prices, strict=True)
+            for each, price in zip(problem.classes, prices, strict=True)
         ),
         type_prices={
             kind.record.name: float(price)
