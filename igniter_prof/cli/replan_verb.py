@@ -121,7 +121,9 @@ def print_change(said: Change) -> None:
             f" -> b{each.batch_size} {each.share_pct:g}%"
         )
         rows.append(("in place", each.workload, each.device, each.device, settings))
-    print_table(headline(said), ("", "workload", "from", "to", "batch and share"), rows[:MAX_SHOWN])
+    if rows:
+        columns = ("", "workload", "from", "to", "batch and share")
+        print_table("changes", columns, rows[:MAX_SHOWN])
     if len(rows) > MAX_SHOWN:
         note(f"… and {len(rows) - MAX_SHOWN} more (--json has all)")
 
