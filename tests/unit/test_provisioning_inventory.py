@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igniter_prof.config.device_types import load_device_types
 from igniter_prof.errors import BadInput
 from igniter_prof.fitting.physics.equations import PER_MODEL, SHARED
+from igniter_prof.provisioning import read_plan, read_workloads
+from igniter_prof.provisioning.assignment_check import (
+    asked_findings,
+    claims_findings,
+    cost_findings,
+    counts_findings,
+    device_findings,
+    names_findings,
+    type_name,
+    types_of,
+)
 from igniter_prof.provisioning.inventory import (
     coefficients_of,
     kinds_of,
@@ -286,3 +298,29 @@ def test_a_plan_of_one_type_or_none_is_checked_with_what_is_given(folder: Path) 
 
     assert coefficients_of(one, folder / "v100.json")["gpu"].seed == 1
     assert [each.seed for each in coefficients_of(plan_of(), folder / "v100.json").values()] == [1]
+
+
+PLANS = Path(__file__).parents[2] / "plans"
+
+
+@pytest.mark.parametrize("name", ["workloads.plan.json", "priced.plan.json"])
+def test_the_example_plans_place_the_example_workloads(name: str) -> None:
+    plan, workloads = read_plan(PLANS / name), read_workloads(PLANS / "workloads.yaml")
+    types = types_of(plan)
+
+    assert asked_findings(plan, workloads) == []
+    assert names_findings(plan) + counts_findings(plan) + claims_findings(plan) == []
+    assert cost_findings(plan, {device.name: device.power_w for device in plan.devices}) == []
+    for device in plan.devices:
+        assert device_findings(device, types[type_name(plan, device)]) == []
+        for tenant in device.tenants:
+            assert tenant.predicted is not None
+            assert tenant.predicted.slo_percentile_ms is not None
+            assert tenant.predicted.slo_percentile_ms <= tenant.slo_ms
+
+
+def test_the_example_device_types_are_those_of_the_priced_plan() -> None:
+    plan, types = read_plan(PLANS / "priced.plan.json"), load_device_types(PLANS / "devices.yaml")
+
+    stated = [(each.name, each.count, each.price_per_hour) for each in plan.device_types]
+    assert stated == [(each.name, each.count, each.price_per_hour) for each in types]
