@@ -74,7 +74,7 @@ def check_plan(
         coefficients_hashes: digests of what the predictors came from, given as they are.
         request_latency: the queueing estimate; None: that of ``fitting``.
         bound: derive the bound again too, from the plan's certificate; it says nothing of a plan
-            of which anything else is broken, so then it is not.
+            whose devices break something, so then it is not.
         told: called with each thing that was derived (constraints, objective, bound), and the
             seconds that it took.
 
@@ -99,8 +99,8 @@ def check_plan(
     }
 
     started = time.monotonic()
-    findings = _other_coefficients(types, hashes)
-    findings += names_findings(plan)
+    other = _other_coefficients(types, hashes)
+    findings = names_findings(plan)
     if workloads is not None:
         findings += asked_findings(plan, tuple(workloads))
     findings += counts_findings(plan)
@@ -131,7 +131,7 @@ def check_plan(
             )
         findings += refute(plan, _problem(plan, given, types, rule, queueing))
         _tell(told, "bound", started)
-    return findings
+    return other + findings
 
 
 def _problem(

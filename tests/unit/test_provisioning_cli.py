@@ -485,6 +485,13 @@ def test_plan_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr()
     assert "derived: bound (" in shown.err
     assert "every promise holds" in shown.err
+    # the same made again is other coefficients, but nothing else is broken
+    path = folder / "coefficients.json"
+    path.write_text(path.read_text().replace('"seed":0', '"seed":1'))
+    assert check(folder, "--json") == 7
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["findings"]) == 1
+    assert "bound" in document["derived_s"]
 
 
 def test_a_bound_that_its_certificate_does_not_prove_is_a_broken_promise(
