@@ -36,6 +36,10 @@ workloads:
 """
 
 
+COARSE = ("--share-step", 25)
+"""A grid of shares that is quickly searched."""
+
+
 def parameters(**values: float) -> dict[str, Parameter]:
     return {name: Parameter(value=value) for name, value in {**PER_MODEL, **values}.items()}
 
@@ -470,7 +474,7 @@ def test_what_is_left_out_is_told(
 
 
 def test_plan_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan(folder) == 0
+    assert plan(folder, *COARSE) == 0
     shown = capsys.readouterr()
     assert "no plan has fewer" in shown.out
     assert "a-1" in shown.out
@@ -497,7 +501,7 @@ def test_plan_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_bound_that_its_certificate_does_not_prove_is_a_broken_promise(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan(folder) == 0
+    assert plan(folder, *COARSE) == 0
     made = read_plan(folder / "plan.json")
     assert made.certificate is not None
     first, *others = made.certificate.prices
@@ -521,7 +525,7 @@ def test_a_bound_that_its_certificate_does_not_prove_is_a_broken_promise(
 def test_json_is_the_plan_and_nothing_else(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan(folder, "--json") == 0
+    assert plan(folder, *COARSE, "--json") == 0
     assert json.loads(capsys.readouterr().out) == json.loads((folder / "plan.json").read_text())
 
 
@@ -561,7 +565,7 @@ def test_the_cheaper_of_two_types_is_taken(folder: Path) -> None:
         "devices: [{name: dear, price_per_hour: 3}, {name: cheap, price_per_hour: 1, count: 1}]\n"
     )
 
-    options = ("--devices", devices, "--max-tenants", 1)
+    options = ("--devices", devices, "--max-tenants", 1, *COARSE)
     assert plan(folder, *options, "--objective", "price") == 0
     made = read_plan(folder / "plan.json")
     assert sorted(device.type or "" for device in made.devices) == ["cheap", "dear", "dear"]
