@@ -24,7 +24,6 @@ _STEPS = ((1.1, 600), (1.03, 1500), (1.01, 3000), (1.002, 3000))
 _LAST = 1.0 + 1e-7
 _NEAR = 0.97
 """Part of its device's cost that a pattern of the start is worth at least."""
-_HELD = 0.5
 _MOST = 20_000
 """Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
@@ -63,22 +62,17 @@ class Generation:
     """Patterns neither found to work nor proven not to: they count for the bound only."""
     refuted: set[Column] = field(default_factory=set)
     bound: Bound | None = None
-    center: FloatArray | None = None
-    """Prices (C,) near which good ones are thought to be: the search is held near them at first."""
     _relaxed: Relaxed | None = None
 
-    def start(self) -> None:
-        """The first columns: every class alone, and patterns that use their device well."""
+    def start(self, seeds: Sequence[tuple[int, IntArray]] = ()) -> None:
+        """The first columns: every class alone, and patterns that use their device well.
+
+        ``seeds``: kinds, and patterns (n, k) that may be good; they need not work.
+        """
         for kind, search in enumerate(self.searches):
             usable = np.flatnonzero(search.demand.feasible)
             self._add(kind, Found(usable[:, None], search.least[usable][:, None], np.ones(0)))
-            if not len(usable):
-                continue
-            if self.center is not None:
-                over = self.costs[kind] * _NEAR
-                found, _ = search.valuable(self.center - self.adds[kind], over, widest=3000)
-                for each in self._best(found):
-                    self._add(kind, each)
+            if seeds or not len(usable):
                 continue
             for beside in search.beside[1:5]:
                 worth = np.where(beside <= search.demand.capacity, beside, 0) / float(
@@ -87,17 +81,17 @@ class Generation:
                 found, _ = search.valuable(worth, _NEAR, widest=1000)
                 for each in self._best(found):
                     self._add(kind, each)
+        for kind, classes in seeds:
+            search = self.searches[kind]
+            units, fits = search.lowest(classes, search.least[classes])
+            self._add(kind, Found(classes[fits], units[fits], np.ones(0)))
 
     def generate(self, deadline: float) -> None:
         """Add the patterns that make the relaxation cheaper, as far as a narrow search sees."""
         for excess, widest in _STEPS:
-            held = _HELD if self.center is not None else 0.0
             while time.monotonic() < deadline:
-                if self._round(excess, widest, held)[0]:
-                    continue
-                if not held:
+                if not self._round(excess, widest, deadline)[0]:
                     break
-                held = 0.0
 
     def prove(self, deadline: float, wanted: Callable[[float], float]) -> None:
         """Search all patterns, until what is wanted of the bound is proven.
@@ -111,13 +105,23 @@ class Generation:
                 if relaxed is None:
                     return
                 excess = max(relaxed.value / wanted(relaxed.value), _LAST)
-            added, complete = self._round(excess, None)
+            added, complete = self._round(excess, None, deadline)
             if added:
                 excess = None
                 continue
             if complete:
                 self._bounded(excess)
             return
+
+    def used(self) -> list[Column]:
+        """The columns that the relaxation uses, the most used first."""
+        columns = list(self.columns)
+        costs = [self.cost(each) for each in columns]
+        relaxed = relax(columns, costs, self.counts, self.limits, seed=self.seed)
+        if relaxed is None:
+            return columns
+        order = np.argsort(-relaxed.times, kind="stable")
+        return [columns[i] for i in order.tolist() if relaxed.times[i] > 1e-4]
 
     def cost(self, column: Column) -> float:
         """What a column costs at least."""
@@ -131,25 +135,19 @@ class Generation:
         self._relaxed = relax(columns, costs, self.counts, self.limits, seed=self.seed)
         return self._relaxed
 
-    def _round(self, excess: float, widest: int | None, held: float = 0.0) -> tuple[int, bool]:
-        """Search at the prices of now: how many columns came, and whether the search saw all.
-
-        ``held``: how much of the center is mixed into them.
-        """
+    def _round(self, excess: float, widest: int | None, deadline: float) -> tuple[int, bool]:
+        """Search at the prices of now: how many columns came, and whether the search saw all."""
         relaxed = self.relaxed()
         if relaxed is None:
             return 0, False
         added, complete = 0, True
         for kind, search in enumerate(self.searches):
-            prices = relaxed.prices
-            if self.center is not None and held:
-                prices = (1.0 - held) * prices + held * self.center
-            worth = prices - self.adds[kind]
+            worth = relaxed.prices - self.adds[kind]
             over = (self.costs[kind] + relaxed.kind_prices[kind]) * excess
-            found, all_seen = search.valuable(worth, over, widest=widest)
+            found, all_seen = search.valuable(worth, over, widest=widest, deadline=deadline)
             complete &= all_seen
             for each in self._best([self._new(kind, each) for each in _most(found)]):
-                added += self._add(kind, each, prove=widest is None)
+                added += self._add(kind, each, until=None if widest is not None else deadline)
         return added, complete
 
     def _bounded(self, excess: float) -> None:
@@ -195,8 +193,12 @@ class Generation:
             if rows
         ]
 
-    def _add(self, kind: int, found: Found, *, prove: bool = False) -> int:
-        """Take patterns in that work; how many came, doubtful ones included with ``prove``."""
+    def _add(self, kind: int, found: Found, *, until: float | None = None) -> int:
+        """Take patterns in that work; how many came.
+
+        With ``until``, for a proof: what does not work so easily is looked at until that time, and
+        kept as doubtful, which counts as come, if that does not settle it.
+        """
         if not len(found.classes):
             return 0
         search = self.searches[kind]
@@ -214,12 +216,12 @@ class Generation:
             self.columns[column] = (arranged.option[row], arranged.units[row])
             added += 1
         rest = np.flatnonzero(~works)
-        if not prove or not len(rest):
+        if until is None or not len(rest):
             return added
         # those that the rule itself refused may work otherwise: nothing is proven of them
         unknown = rest[~arranged.works[rest]]
         first = unknown[:_REFUTED_AT_ONCE]
-        fully = search.arrange_fully(found.classes[first], found.units[first])
+        fully = search.arrange_fully(found.classes[first], found.units[first], until)
         for row in rest:
             self.doubtful.add((kind, tuple(found.classes[row].tolist())))
         for index, row in enumerate(first):

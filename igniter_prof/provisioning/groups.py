@@ -7,6 +7,7 @@ what all of them may, with the lowest limit: a plan for the groups is one for th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,13 @@ class Groups:
     """Groups of a problem's classes; ``searches`` has one for each kind of device."""
 
     of: IntArray
-    """(C,): the group of each class."""
+    """(C,): the group of each class; -1 of one that is in none."""
     searches: list[Search]
 
     def counts(self, counts: IntArray) -> IntArray:
         """Tenants of each group from those of each class."""
-        return np.bincount(self.of, counts).astype(np.int64)
+        within = self.of >= 0
+        return np.bincount(self.of[within], counts[within]).astype(np.int64)
 
 
 def singles(engine: Engine) -> Groups:
@@ -38,10 +40,13 @@ def singles(engine: Engine) -> Groups:
     return Groups(np.arange(len(engine.problem.classes)), engine.searches)
 
 
-def signatures(engine: Engine, contexts: tuple[int, ...] = _CONTEXTS) -> IntArray:
+def signatures(
+    engine: Engine, contexts: Sequence[int] = _CONTEXTS, among: IntArray | None = None
+) -> IntArray:
     """(C,): equal numbers for classes that need the same shares beside the same neighbours.
 
-    Neighbours are from none to many of the lightest.
+    Neighbours are 0, 1, … of the lightest, as ``contexts`` says. ``among``: only these classes;
+    the others get -1.
     """
     parts = []
     for search in engine.searches:
@@ -60,7 +65,10 @@ def signatures(engine: Engine, contexts: tuple[int, ...] = _CONTEXTS) -> IntArra
     ]
     known = {value: number for number, value in enumerate(dict.fromkeys(fixed))}
     table = np.concatenate([table, np.array([[known[value]] for value in fixed])], axis=1)
-    return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
+    of = np.full(len(table), -1)
+    chosen = np.arange(len(table)) if among is None else among
+    of[chosen] = np.unique(table[chosen], axis=0, return_inverse=True)[1].reshape(-1)
+    return of
 
 
 def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:
@@ -73,7 +81,9 @@ def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:
         together = _reduced(limits.together, of, n, easier)
         alone = _reduced(limits.alone, of, n, easier)
         samples = [problem.classes[index] for index in first.tolist()]
-        counts = np.bincount(of, [each.count for each in problem.classes]).astype(np.int64)
+        within = of >= 0
+        sizes = np.array([each.count for each in problem.classes])
+        counts = np.bincount(of[within], sizes[within]).astype(np.int64)
         demand = build(
             problem.kinds[kind],
             grid,
@@ -88,6 +98,7 @@ def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:
 
 def _reduced(values: FloatArray, of: IntArray, n: int, easier: bool) -> FloatArray:
     order = np.argsort(of, kind="stable")
+    order = order[np.searchsorted(of[order], 0) :]
     starts = np.searchsorted(of[order], np.arange(n))
     reduce = np.maximum if easier else np.minimum
     return np.asarray(reduce.reduceat(values[order], starts, axis=0))

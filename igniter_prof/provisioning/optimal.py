@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -17,6 +17,7 @@ from igniter_prof.provisioning.columns import Column, choose, covers, relax
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.generation import Bound, Generation
 from igniter_prof.provisioning.groups import Groups, merged, signatures, singles
+from igniter_prof.provisioning.many import assigned, seeds
 from igniter_prof.provisioning.problem import Configuration, Pattern, Problem
 
 _EPS = 1e-6
@@ -24,6 +25,11 @@ _CLOSE = 1e-4
 """Relative: a bound so near to the relaxation's value is good enough where costs are no steps."""
 MOST_CLASSES = 80
 """More classes than these are planned, and bounded, in groups."""
+_CONTEXTS = ((0,), (0, 2, 4), (0, 1, 2, 3, 4, 6))
+"""Numbers of neighbours beside which members of a group need the same; ever finer groups."""
+_MOST_GROUPS = 200
+_SMALL = 60
+"""Classes of which an integer program is solved in seconds."""
 _MOST_SPREAD = 300
 """With more different devices than these, what is left of their shares is not handed out."""
 
@@ -45,37 +51,114 @@ def optimal(engine: Engine) -> Placement:
         Infeasible: no plan within the limits of the device types was found.
     """
     problem = engine.problem
-    started = time.monotonic()
-    limit_s = problem.time_limit_s
     counts = np.array([each.count for each in problem.classes])
-    if len(counts) <= MOST_CLASSES:
-        easier = harder = singles(engine)
-    else:
-        of = signatures(engine)
-        easier, harder = merged(engine, of, easier=True), merged(engine, of, easier=False)
-    generation = _generation(engine, harder, counts)
+    if len(counts) > MOST_CLASSES:
+        return _in_groups(engine, counts)
+    started, limit_s = time.monotonic(), problem.time_limit_s
+    groups = singles(engine)
+    generation = _generation(engine, groups, counts)
     generation.start()
     generation.generate(started + 0.4 * limit_s)
-    below = generation
-    if easier is not harder:
-        below = _generation(engine, easier, counts)
-        below.start()
-        below.generate(started + 0.6 * limit_s)
-    below.prove(started + 0.8 * limit_s, lambda value: _wanted(problem, value))
-    bound = below.bound
-    lower = rounded_up(problem, bound.value) if bound is not None else 0.0
-    chosen = _finish(generation, lower, max(started + limit_s, time.monotonic() + 0.1 * limit_s))
+    generation.prove(started + 0.8 * limit_s, lambda value: _wanted(problem, value))
+    chosen = _finish(problem, generation, started + limit_s)
     if chosen is None:
-        raise Infeasible(
-            f"no plan for the {problem.tenant_count} tenants was found within the number of devices"
-            f" that there are ({_limits_text(problem)})",
-            hint="allow more devices, relax rates and SLOs, or give workloads a priority, so that"
-            " the lowest may be left out",
-        )
-    devices = _configured(engine, harder, generation, _trimmed(chosen, generation.counts))
-    if bound is not None:
-        bound = replace(bound, prices=bound.prices[easier.of])
-    return Placement(devices=tuple(devices), bound=bound)
+        raise _too_few(problem)
+    trimmed = _trimmed(chosen, generation.counts)
+    patterns = [column for column, number in trimmed.items() for _ in range(number)]
+    spread = len(trimmed) <= _MOST_SPREAD
+    return Placement(
+        devices=tuple(_configured(engine, patterns, spread=spread)), bound=generation.bound
+    )
+
+
+def _in_groups(engine: Engine, counts: IntArray) -> Placement:
+    """See ``optimal``: for more classes than can be planned one by one."""
+    problem = engine.problem
+    started, limit_s = time.monotonic(), problem.time_limit_s
+    left, limits = counts.copy(), [kind.record.count for kind in problem.kinds]
+    patterns: list[Column] = []
+    bound: Bound | None = None
+    while left.any():
+        among = np.flatnonzero(left)
+        first = bound is None
+        until = started + limit_s * (0.5 if first else 0.9)
+        if len(among) <= MOST_CLASSES:
+            of = np.full(len(left), -1)
+            of[among] = np.arange(len(among))
+            groups = merged(engine, of, easier=True)
+            generation = _generation(engine, groups, left, limits)
+            generation.start()
+        else:
+            groups, generation = _refined(engine, left, limits, until)
+        generation.generate(until)
+        if first:
+            generation.prove(started + 0.7 * limit_s, lambda value: _wanted(problem, value))
+            bound = generation.bound
+            if bound is not None:
+                bound = replace(bound, prices=bound.prices[groups.of])
+        chosen = _finish(problem, generation, time.monotonic() + 0.1 * limit_s)
+        if chosen is None:
+            raise _too_few(problem)
+        found = assigned(engine, groups, _trimmed(chosen, generation.counts), left, problem.seed)
+        patterns += found.patterns
+        for kind, _ in found.patterns:
+            limit = limits[kind]
+            if limit is not None:
+                limits[kind] = limit - 1
+        stuck = (left - found.left).sum() < 0.05 * left.sum()
+        left = found.left
+        if stuck or time.monotonic() > started + limit_s:
+            patterns += _one_by_one(engine, left, limits)
+            break
+    return Placement(devices=tuple(_configured(engine, patterns, spread=False)), bound=bound)
+
+
+def _refined(
+    engine: Engine, left: IntArray, limits: Sequence[int | None], until: float
+) -> tuple[Groups, Generation]:
+    """Groups easier than their members, from coarse to fine: each starts from the one before."""
+    among = np.flatnonzero(left)
+    groups: Groups | None = None
+    generation: Generation | None = None
+    for contexts in _CONTEXTS:
+        of = signatures(engine, contexts, among)
+        if groups is not None and int(of.max()) + 1 > _MOST_GROUPS:
+            break
+        finer = merged(engine, of, easier=True)
+        begun = _generation(engine, finer, left, limits)
+        if groups is None or generation is None:
+            begun.start()
+        else:
+            begun.start(seeds(generation.used(), groups.of, of))
+        groups, generation = finer, begun
+        generation.generate(min(until, time.monotonic() + (until - time.monotonic()) / 2))
+    assert groups is not None
+    assert generation is not None
+    return groups, generation
+
+
+def _one_by_one(engine: Engine, left: IntArray, limits: Sequence[int | None]) -> Iterator[Column]:
+    """A device each, the cheapest kind; where there was no time for better."""
+    room = [math.inf if limit is None else limit for limit in limits]
+    order = sorted(range(len(room)), key=engine.problem.device_cost)
+    for index in np.flatnonzero(left).tolist():
+        for _ in range(int(left[index])):
+            kind = next(
+                (k for k in order if room[k] > 0 and engine.demands[k].feasible[index]), None
+            )
+            if kind is None:
+                raise _too_few(engine.problem)
+            room[kind] -= 1
+            yield kind, (index,)
+
+
+def _too_few(problem: Problem) -> Infeasible:
+    return Infeasible(
+        f"no plan for the {problem.tenant_count} tenants was found within the number of devices"
+        f" that there are ({_limits_text(problem)})",
+        hint="allow more devices, relax rates and SLOs, or give workloads a priority, so that"
+        " the lowest may be left out",
+    )
 
 
 def cost_step(problem: Problem) -> float | None:
@@ -109,7 +192,12 @@ def _wanted(problem: Problem, value: float) -> float:
     return max(min(within, rounded_up(problem, value) - step * (1.0 - 10 * _EPS)), 0.5 * value)
 
 
-def _generation(engine: Engine, groups: Groups, counts: IntArray) -> Generation:
+def _generation(
+    engine: Engine,
+    groups: Groups,
+    counts: IntArray,
+    limits: Sequence[int | None] | None = None,
+) -> Generation:
     problem = engine.problem
     alone = groups.searches is engine.searches
     exact = problem.rule.queueing or problem.rule.confidence is not None
@@ -119,7 +207,7 @@ def _generation(engine: Engine, groups: Groups, counts: IntArray) -> Generation:
         counts=groups.counts(counts),
         costs=[least_cost(engine, kind) for kind in range(len(problem.kinds))],
         adds=adds(engine, groups),
-        limits=[kind.record.count for kind in problem.kinds],
+        limits=[kind.record.count for kind in problem.kinds] if limits is None else list(limits),
         judged=engine.judged if alone and (exact or limited) else None,
         seed=problem.seed,
     )
@@ -162,24 +250,24 @@ def adds(engine: Engine, groups: Groups) -> FloatArray:
     return least
 
 
-def _finish(generation: Generation, lower: float, deadline: float) -> dict[Column, int] | None:
+def _finish(problem: Problem, generation: Generation, deadline: float) -> dict[Column, int] | None:
     """An integer choice of columns: the relaxation rounded down, and a program for the rest."""
     counts, limits = generation.counts, generation.limits
+    bound = generation.bound
+    lower = 0.0 if bound is None else rounded_up(problem, bound.value)
     columns = list(generation.columns)
     costs = [generation.cost(each) for each in columns]
-    relaxed = relax(columns, costs, counts, limits, seed=generation.seed, vertex=True)
-    if relaxed is None:
-        return None
     best: dict[Column, int] | None = None
     best_cost = math.inf
-    # the less is fixed, the better and the slower the rest is solved
-    for less in (0, 1, 3, 10_000_000):
+    # the less is fixed beforehand, the better and the slower the rest is solved
+    for rest_classes in (_SMALL, 2 * _SMALL, len(counts)):
         left_s = deadline - time.monotonic()
         if best is not None and (best_cost <= lower + _EPS or left_s <= 0):
             break
-        fixed = np.maximum(np.floor(relaxed.times + _EPS).astype(np.int64) - less, 0)
+        fixed = _dived(columns, costs, counts, limits, rest_classes, generation.seed)
+        if fixed is None:
+            return best
         rest = counts - _held(columns, fixed, len(counts))
-        base = float(np.dot(fixed, costs))
         rest_limits = [
             None if limit is None else limit - int(fixed[[c[0] == kind for c in columns]].sum())
             for kind, limit in enumerate(limits)
@@ -191,7 +279,7 @@ def _finish(generation: Generation, lower: float, deadline: float) -> dict[Colum
             rest_limits,
             time_limit_s=max(left_s / 2, 1.0),
             seed=generation.seed,
-            enough=lower - base,
+            enough=lower - float(np.dot(fixed, costs)),
         )
         if found is None:
             continue
@@ -200,9 +288,40 @@ def _finish(generation: Generation, lower: float, deadline: float) -> dict[Colum
         cost = sum(generation.cost(each) * n for each, n in whole.items())
         if cost < best_cost - _EPS and covers(whole, counts, limits):
             best, best_cost = dict(whole), cost
-        if not fixed.any():
+        if not fixed.any() or len(counts) <= rest_classes:
             break
     return best
+
+
+def _dived(
+    columns: Sequence[Column],
+    costs: Sequence[float],
+    counts: IntArray,
+    limits: Sequence[int | None],
+    classes: int,
+    seed: int,
+) -> IntArray | None:
+    """How often to use each column for sure: the relaxation rounded down, again and again.
+
+    Until at most so many classes are left over. None: the columns cover not everything.
+    """
+    fixed = np.zeros(len(columns), dtype=np.int64)
+    while True:
+        rest = np.maximum(counts - _held(columns, fixed, len(counts)), 0)
+        used = [int(fixed[[c[0] == kind for c in columns]].sum()) for kind in range(len(limits))]
+        room = [None if n is None else n - m for n, m in zip(limits, used, strict=True)]
+        relaxed = relax(columns, costs, rest, room, seed=seed, vertex=True)
+        if relaxed is None:
+            return fixed if fixed.any() else None
+        more = np.floor(relaxed.times + _EPS).astype(np.int64)
+        if np.count_nonzero(rest) <= classes:
+            # a last rounding down is safe, and leaves a program that is quickly solved
+            return fixed + more
+        if not more.any():
+            more[relaxed.times >= max(0.6, relaxed.times.max() - _EPS)] = 1
+            if not more.any():
+                more[int(relaxed.times.argmax())] = 1
+        fixed += more
 
 
 def _held(columns: list[Column], times: IntArray, classes: int) -> IntArray:
@@ -230,20 +349,14 @@ def _trimmed(chosen: Mapping[Column, int], counts: IntArray) -> dict[Column, int
 
 
 def _configured(
-    engine: Engine, groups: Groups, generation: Generation, chosen: Mapping[Column, int]
+    engine: Engine, patterns: Sequence[Column], *, spread: bool
 ) -> Iterator[Configuration]:
-    """Settings for every device of a choice; what does not hold after all gets devices alone."""
-    members = [deque[int]() for _ in range(len(generation.counts))]
-    for index, group in enumerate(groups.of.tolist()):
-        members[group].extend([index] * engine.problem.classes[index].count)
-    handed = len(chosen) <= _MOST_SPREAD and groups.searches is engine.searches
-    known: dict[tuple[int, Pattern], list[Configuration]] = {}
-    for (kind, pattern), number in chosen.items():
-        for _ in range(number):
-            held = tuple(sorted(members[group].popleft() for group in pattern))
-            if (kind, held) not in known:
-                known[kind, held] = _settings_of(engine, kind, held, spread=handed)
-            yield from known[kind, held]
+    """Settings for every device; what does not hold after all gets devices alone."""
+    known: dict[Column, list[Configuration]] = {}
+    for kind, pattern in patterns:
+        if (kind, pattern) not in known:
+            known[kind, pattern] = _settings_of(engine, kind, pattern, spread=spread)
+        yield from known[kind, pattern]
 
 
 def _settings_of(

@@ -9,6 +9,8 @@ on a model that is monotone in neighbours: one more, or more share or batch of o
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ from igniter_prof.provisioning.demand import SLACK, Demand
 _ROUNDS = 80
 _COMBINATIONS = 200_000
 _CHUNK = 20_000
+_GROWTH = 20
+"""How many larger patterns a narrow search tries for each that it keeps."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,9 @@ class Search:
             active = active[~settled]
         return self._memory_checked(classes, Arranged(option, units, works, works))
 
-    def arrange_fully(self, classes: IntArray, start: IntArray) -> Arranged:
+    def arrange_fully(
+        self, classes: IntArray, start: IntArray, deadline: float = math.inf
+    ) -> Arranged:
         """As ``arrange``, with the least sum of shares of all batch sizes.
 
         A pattern that was decided and does not work is proven not to work. Those with too many
@@ -160,6 +166,8 @@ class Search:
             decided,
         )
         for pattern in range(n):
+            if time.monotonic() > deadline:
+                break
             combos = self._combinations(classes[pattern], start[pattern])
             if combos is None:
                 continue
@@ -186,6 +194,7 @@ class Search:
         over: float,
         *,
         widest: int | None = None,
+        deadline: float = math.inf,
     ) -> tuple[list[Found], bool]:
         """All patterns of a value over a threshold that may work, and whether these are all.
 
@@ -193,6 +202,7 @@ class Search:
             value: (C,), of a tenant of each class, added up.
             over: the threshold.
             widest: the most patterns of a size that are grown further, the most promising.
+            deadline: ``time.monotonic`` after which no pattern is grown any more.
         """
         demand = self.demand
         usable = np.flatnonzero((value > 0) & demand.feasible)
@@ -224,7 +234,13 @@ class Search:
                 best = np.sort(np.argsort(-promise, kind="stable")[:widest])
                 place, units, worth, free = place[best], units[best], worth[best], free[best]
                 complete = False
-            parent, child = self._children(order, place, worth, free, value, knapsacks, over, size)
+            parent, child, promise = self._children(
+                order, place, worth, free, value, knapsacks, over, size
+            )
+            if widest is not None and len(parent) > _GROWTH * widest:
+                best = np.sort(np.argsort(-promise, kind="stable")[: _GROWTH * widest])
+                parent, child = parent[best], child[best]
+                complete = False
             size += 1
             place = np.concatenate([place[parent], child[:, None]], axis=1)
             start = np.concatenate(
@@ -233,6 +249,8 @@ class Search:
             worth = worth[parent] + value[order[child]]
             kept, lows = [], []
             for first in range(0, len(place), _CHUNK):
+                if time.monotonic() > deadline:
+                    return found, False
                 part = slice(first, first + _CHUNK)
                 low, fits = self.lowest(order[place[part]], start[part])
                 kept.append(fits)
@@ -253,20 +271,24 @@ class Search:
         knapsacks: Sequence[FloatArray],
         over: float,
         size: int,
-    ) -> tuple[IntArray, IntArray]:
-        """Which patterns get which class as one more tenant: rows and places in the order."""
+    ) -> tuple[IntArray, IntArray, FloatArray]:
+        """Which patterns get which class as one more tenant: rows, and places in the order.
+
+        And what each may be worth in the end at most.
+        """
         demand = self.demand
         need = self._beside[size, order]
         last = place[:, -1]
         memory = self._memory[order[place]].sum(axis=1)
         rest = knapsacks[min(size + 1, len(knapsacks) - 1)]
-        parents, children = [], []
+        parents, children, promises = [], [], []
         for position, each in enumerate(order.tolist()):
             row = np.flatnonzero((last <= position) & (free >= need[position]))
             if not len(row):
                 continue
             left = free[row] - need[position]
-            promising = worth[row] + value[each] + rest[position, left] > over
+            promise = worth[row] + value[each] + rest[position, left]
+            promising = promise > over
             promising &= memory[row] + self._memory[each] <= demand.memory_limit_mib
             if size >= demand.at_most[each]:
                 held = (place[row] == position).sum(axis=1)
@@ -277,9 +299,10 @@ class Search:
             row = row[promising]
             parents.append(row)
             children.append(np.full(len(row), position))
+            promises.append(promise[promising])
         if not parents:
-            return np.zeros(0, int), np.zeros(0, int)
-        return np.concatenate(parents), np.concatenate(children)
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+        return np.concatenate(parents), np.concatenate(children), np.concatenate(promises)
 
     def _knapsacks(self, order: IntArray, value: FloatArray) -> list[FloatArray]:
         """What tenants are worth at most that come to a pattern of a size: [size][first][free].
