@@ -36,8 +36,8 @@ workloads:
 """
 
 
-COARSE = ("--share-step", 25)
-"""A grid of shares that is quickly searched."""
+COARSE = ("--share-step", 25, "--latency-rule", "half-mean")
+"""A rule and a grid of shares that are quickly searched."""
 
 
 def parameters(**values: float) -> dict[str, Parameter]:
