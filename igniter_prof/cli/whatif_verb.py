@@ -89,6 +89,7 @@ def command(
     """
     from igniter_prof.config.workloads import read_workloads
     from igniter_prof.errors import Infeasible
+    from igniter_prof.provisioning.assignment_check import type_name
     from igniter_prof.provisioning.checker import DEFAULT_RULE, read_plan
     from igniter_prof.provisioning.inventory import kinds_of
     from igniter_prof.provisioning.replanner import replanned
@@ -124,7 +125,8 @@ def command(
         note(f"note: {each}")
     stands = standing(old, by_name, wanted, lose)
     room, said, refused = None, None, None
-    if question.empty and workloads is None:
+    gone = {type_name(old, device) for device in old.devices} - set(by_name)
+    if question.empty and workloads is None and not gone:
         room = headroom(old, by_name)
     else:
         try:

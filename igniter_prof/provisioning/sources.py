@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from igniter_prof.config.device_types import DeviceType, load_device_types
-from igniter_prof.errors import BadInput, did_you_mean
+from igniter_prof.errors import BadInput, Infeasible, did_you_mean
 from igniter_prof.fitting import load_coefficients
 from igniter_prof.provisioning.assignment_check import type_name, types_of
 from igniter_prof.provisioning.inventory import Inventory, load_inventory
@@ -35,6 +35,7 @@ def inventory_of_plan(
     Raises:
         BadInput: a file is missing, unreadable, or not what the plan was made from; the plan has
             several types and one file is given; or it has no device that is lost.
+        Infeasible: no device is left.
     """
     types = types_of(plan)
     if coefficients is not None and devices is None and len(types) > 1:
@@ -161,4 +162,6 @@ def _without(
             left.append(record)
         elif record.count > gone:
             left.append(record.model_copy(update={"count": record.count - gone}))
+    if not left:
+        raise Infeasible("no device is left", hint="raise the count of a type with --devices")
     return tuple(left)

@@ -197,6 +197,28 @@ def test_a_question_without_an_answer_exits_with_6(
     assert "'b'" in said["infeasible"]
 
 
+def test_the_loss_of_the_last_device_exits_with_6(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = read_plan(folder / "plan.json")
+    only = old.device_types[0].model_copy(update={"count": len(old.devices)})
+    limited = old.model_copy(update={"device_types": (only,)})
+    (folder / "plan.json").write_text(limited.model_dump_json())
+    lost = [word for device in old.devices for word in ("--lose", device.name)]
+    assert igprof("whatif", folder / "plan.json", *lost) == 6
+    assert "no device is left" in capsys.readouterr().err
+
+
+def test_a_type_that_is_gone_is_a_change_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "types.yaml").write_text("devices: [{name: slow, coefficients: slow.json}]\n")
+    options = ("--devices", folder / "types.yaml", "--json")
+    assert igprof("whatif", folder / "plan.json", *options) == 0
+    said = shown(capsys)
+    assert (said["misses"], len(said["replanned"]["moved"])) == (3, 3)
+
+
 def test_whatif_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert igprof("whatif", folder / "plan.json") == 0
     assert "all rates can be x" in capsys.readouterr().out
