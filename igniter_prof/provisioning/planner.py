@@ -13,6 +13,7 @@ from igniter_prof.files import now_utc
 from igniter_prof.provisioning.certificate import certificate_of
 from igniter_prof.provisioning.engine import Engine, within
 from igniter_prof.provisioning.infeasible import refuse_infeasible
+from igniter_prof.provisioning.objectives import refuse_unknown_costs
 from igniter_prof.provisioning.optimal import Placement, rounded_up
 from igniter_prof.provisioning.problem import (
     Configuration,
@@ -130,11 +131,15 @@ def problem_of(
     ``max_replicas``.
 
     Raises:
-        BadInput: no workloads, two of one name, or an unknown model.
+        BadInput: no workloads, two of one name, an unknown model, or a price or a power that is
+            needed and not known.
         Infeasible: a workload cannot be met even alone on a device.
     """
     if not workloads:
         raise BadInput("there are no workloads to place")
+    wish = Objective() if objective is None else objective
+    predictors = {kind.record.name: kind.evaluator.predictor for kind in kinds}
+    refuse_unknown_costs(wish, [kind.record for kind in kinds], predictors)
     expand(tuple(workloads))  # refuses two of one name
     known = {model for kind in kinds for model in kind.evaluator.predictor.models}
     asked = with_known_models(workloads, known)
@@ -144,7 +149,7 @@ def problem_of(
             classes=classes_of(asked, lambda each: parts.get(each.name, each.replicas)),
             kinds=tuple(kinds),
             rule=rule,
-            objective=Objective() if objective is None else objective,
+            objective=wish,
             time_limit_s=time_limit_s,
             gap=gap,
             seed=seed,
