@@ -41,7 +41,7 @@ class Headroom(Record):
 
 
 @dataclass(frozen=True)
-class Change:
+class Adjustment:
     """A factor, or another value, for one workload by name; for all: None."""
 
     name: str | None
@@ -60,8 +60,8 @@ class Question:
     add: tuple[Workload, ...] = ()
     remove: tuple[str, ...] = ()
     lose: tuple[str, ...] = ()
-    rates: tuple[Change, ...] = ()
-    slos: tuple[Change, ...] = ()
+    rates: tuple[Adjustment, ...] = ()
+    slos: tuple[Adjustment, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -92,7 +92,7 @@ def addition(text: str) -> Workload:
     )
 
 
-def changed(text: str) -> Change:
+def changed(text: str) -> Adjustment:
     """``x1.2``, ``NAME=x1.2`` or ``NAME=500`` as a change.
 
     Raises:
@@ -100,10 +100,10 @@ def changed(text: str) -> Change:
     """
     name, equals, value = text.rpartition("=")
     if value.startswith("x"):
-        return Change(name if equals else None, factor=_positive(value[1:], text))
+        return Adjustment(name if equals else None, factor=_positive(value[1:], text))
     if not equals or not name:
         raise BadInput(f"'{text}' names no workload", hint="write NAME=VALUE, or x1.2 for all")
-    return Change(name, value=_positive(value, text))
+    return Adjustment(name, value=_positive(value, text))
 
 
 def _positive(number: str, text: str) -> float:

@@ -13,7 +13,7 @@ from igniter_prof.provisioning.rules import rule_of
 from igniter_prof.provisioning.whatif import (
     LEAST_FACTOR,
     PRECISION,
-    Change,
+    Adjustment,
     Question,
     addition,
     asked,
@@ -73,9 +73,9 @@ def test_an_addition_that_is_none(text: str) -> None:
 
 
 def test_a_change_is_a_factor_or_a_value() -> None:
-    assert changed("x1.2") == Change(None, factor=1.2)
-    assert changed("a=x0.5") == Change("a", factor=0.5)
-    assert changed("a=500") == Change("a", value=500)
+    assert changed("x1.2") == Adjustment(None, factor=1.2)
+    assert changed("a=x0.5") == Adjustment("a", factor=0.5)
+    assert changed("a=500") == Adjustment("a", value=500)
     assert changed("a=b=500").name == "a=b"
 
 
@@ -175,7 +175,7 @@ def test_headroom_is_where_the_first_rule_breaks(rule: str) -> None:
     assert room.by_workload[room.least] == room.all_rates
 
     def missing(factor: float) -> list[str]:
-        wanted = asked(workloads_of(PAIR), Question(rates=(Change(None, factor=factor),)))
+        wanted = asked(workloads_of(PAIR), Question(rates=(Adjustment(None, factor=factor),)))
         stands = standing(PAIR, kinds(rule), wanted)
         return [each.workload for each in stands if each.why is not None]
 
