@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -234,6 +235,7 @@ def _queueing(
             together[batch] = alone[batch] = -1.0
             continue
 
+        @cache
         def factor(unit: int, batch: int = batch) -> float:
             """How much slower than alone the tenant may be; 0 if alone is too slow."""
             setting = Setting(grid.batches[batch], grid.share_pct(unit + 1))
@@ -250,7 +252,7 @@ def _queueing(
                 low, high = (middle, high) if holds(middle) else (low, middle)
             return float(high)
 
-        first = next((unit for unit in units if factor(int(unit))), None)
+        first = next((unit for unit in units.tolist() if factor(unit)), None)
         if first is None:
             together[batch] = alone[batch] = -1.0
             continue
