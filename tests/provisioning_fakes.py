@@ -289,7 +289,9 @@ def _cheapest_device(kind: DeviceKind, members: Sequence[Workload], objective: O
                 and (evaluator.memory_mib(members, settings) or 0) > record.memory_mib
             ):
                 continue
-            power_w = evaluator.power_w(members, settings) or 0.0
+            power_w = 0.0
+            if objective.power or record.power_limit_w is not None:
+                power_w = evaluator.power_w(members, settings) or 0.0
             if record.power_limit_w is not None and power_w > record.power_limit_w:
                 continue
             price = objective.price * (record.price_per_hour or 0.0)
