@@ -49,18 +49,20 @@ def relax(
     *,
     seed: int,
     vertex: bool = False,
+    lack: float | None = None,
 ) -> Relaxed | None:
     """Solve the relaxation; None if the columns cover not everything within the limits.
 
     ``vertex``: an extreme point, few of whose columns are used in part, instead of one amid all
-    that are as good, whose prices lead column generation faster.
+    that are as good, whose prices lead column generation faster. ``lack``: what it costs to leave a
+    tenant out, so that there always is a solution, and prices; None: nobody is left out.
 
     Raises:
         OutsideFailure: no engine works.
     """
     import pulp
 
-    problem, times, rows = _program(columns, costs, counts, limits, integer=False)
+    problem, times, rows = _program(columns, costs, counts, limits, integer=False, lack=lack)
     options = {"simplex_strategy": 4} if vertex else {"solver": "ipm", "run_crossover": "off"}
     _run(problem, None, seed, [options, {}])
     if problem.sol_status != pulp.LpSolutionOptimal:
@@ -132,6 +134,7 @@ def _program(
     limits: Sequence[int | None],
     *,
     integer: bool,
+    lack: float | None = None,
 ) -> tuple[Any, list[Any], list[str]]:
     import pulp
 
@@ -141,8 +144,14 @@ def _program(
         problem.add_variable(f"x{number}", lowBound=0, cat=category)
         for number in range(len(columns))
     ]
-    problem += pulp.LpAffineExpression(list(zip(times, costs, strict=True)))
+    total = list(zip(times, costs, strict=True))
     holders: list[list[tuple[Any, float]]] = [[] for _ in counts]
+    if lack is not None:
+        for index in range(len(counts)):
+            left_out = problem.add_variable(f"l{index}", lowBound=0)
+            total.append((left_out, lack))
+            holders[index].append((left_out, 1.0))
+    problem += pulp.LpAffineExpression(total)
     of_kind: list[list[tuple[Any, float]]] = [[] for _ in limits]
     for (kind, pattern), each in zip(columns, times, strict=True):
         of_kind[kind].append((each, 1.0))

@@ -28,6 +28,8 @@ _MOST = 20_000
 """Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
 _REFUTED_AT_ONCE = 400
+_LACK = 50.0
+"""Devices that leaving out a tenant costs, while column generation looks for a way to place it."""
 
 Judged = Callable[[int, IntArray, IntArray, IntArray], list[bool]]
 """Whether patterns of a kind (classes, options, units; (n, k) each) hold by the rule itself."""
@@ -63,6 +65,8 @@ class Generation:
     refuted: set[Column] = field(default_factory=set)
     bound: Bound | None = None
     _relaxed: Relaxed | None = None
+    _most: float = 1.0
+    """What the best pattern of the last search is worth over its device's cost."""
 
     def start(self, seeds: Sequence[tuple[int, IntArray]] = ()) -> None:
         """The first columns: every class alone, and patterns that use their device well.
@@ -106,12 +110,11 @@ class Generation:
                     return
                 excess = max(relaxed.value / wanted(relaxed.value), _LAST)
             added, complete = self._round(excess, None, deadline)
-            if added:
-                excess = None
-                continue
             if complete:
-                self._bounded(excess)
-            return
+                self._bounded(max(excess, self._most))
+            if not added:
+                return
+            excess = None
 
     def used(self) -> list[Column]:
         """The columns that the relaxation uses, the most used first."""
@@ -132,7 +135,10 @@ class Generation:
         """The relaxation over what is known, doubtful patterns included."""
         columns = [*self.columns, *self.doubtful]
         costs = [self.cost(each) for each in columns]
-        self._relaxed = relax(columns, costs, self.counts, self.limits, seed=self.seed)
+        # columns that keep limits are not known from the start
+        limited = any(limit is not None for limit in self.limits)
+        lack = _LACK * max(self.costs) if limited else None
+        self._relaxed = relax(columns, costs, self.counts, self.limits, seed=self.seed, lack=lack)
         return self._relaxed
 
     def _round(self, excess: float, widest: int | None, deadline: float) -> tuple[int, bool]:
@@ -141,12 +147,16 @@ class Generation:
         if relaxed is None:
             return 0, False
         added, complete = 0, True
+        self._most = 1.0
         for kind, search in enumerate(self.searches):
             worth = relaxed.prices - self.adds[kind]
             over = (self.costs[kind] + relaxed.kind_prices[kind]) * excess
             found, all_seen = search.valuable(worth, over, widest=widest, deadline=deadline)
             complete &= all_seen
-            for each in self._best([self._new(kind, each) for each in _most(found)]):
+            new = [self._new(kind, each) for each in _most(found)]
+            for each in new:
+                self._most = max(self._most, float(each.value.max(initial=0.0)) * excess / over)
+            for each in self._best(new):
                 added += self._add(kind, each, until=None if widest is not None else deadline)
         return added, complete
 

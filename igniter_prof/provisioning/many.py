@@ -1,34 +1,21 @@
 """Plans of more classes than can be planned one by one.
 
-Classes are planned in groups that are easier than their members. A pattern of groups then gets
-members for which it works, as far as there are any; the members that are left are grouped and
-planned again, until few enough are left to plan one by one.
+They are planned in groups harder than their members, first in few coarse ones, then in ever finer
+ones that start from the patterns of the coarser: a pattern of groups suits any of their members.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from igniter_prof.fitting.points import IntArray
 from igniter_prof.provisioning.columns import Column
-from igniter_prof.provisioning.engine import Engine
-from igniter_prof.provisioning.groups import Groups
 from igniter_prof.provisioning.problem import Pattern
 
-_ROUNDS = 8
 _COPIES = 12
-
-
-@dataclass(frozen=True)
-class Assigned:
-    """Patterns of classes that work, each with its kind, and the tenants that are left, (C,)."""
-
-    patterns: list[tuple[int, Pattern]]
-    left: IntArray
 
 
 def seeds(
@@ -59,50 +46,14 @@ def seeds(
     return [(kind, np.array(list(found))) for (kind, _), found in sorted(made.items())]
 
 
-def assigned(
-    engine: Engine, groups: Groups, chosen: Mapping[Column, int], counts: IntArray, seed: int
-) -> Assigned:
-    """Give patterns of groups members for which they work; ``counts``: (C,) tenants there are."""
-    random = np.random.default_rng(seed)
-    left = counts.copy()
-    pending = [column for column, number in sorted(chosen.items()) for _ in range(number)]
-    done: list[tuple[int, Pattern]] = []
-    for _ in range(_ROUNDS):
-        pools = _pools(groups.of, left, random)
-        tried: dict[tuple[int, int], list[tuple[Column, Pattern]]] = defaultdict(list)
-        short: list[Column] = []
-        for column in pending:
-            kind, pattern = column
-            wanted = Counter(pattern)
-            if any(len(pools[group]) < number for group, number in wanted.items()):
-                short.append(column)
-                continue
-            held = tuple(sorted(pools[group].popleft() for group in pattern))
-            tried[kind, len(pattern)].append((column, held))
-        failed: list[Column] = []
-        for (kind, _), attempts in sorted(tried.items()):
-            search = engine.searches[kind]
-            classes = np.array([held for _, held in attempts])
-            units, fits = search.lowest(classes, search.least[classes])
-            works = np.zeros(len(attempts), dtype=bool)
-            works[fits] = search.arrange(classes[fits], units[fits]).works
-            for (column, members), work in zip(attempts, works.tolist(), strict=True):
-                if work:
-                    done.append((kind, members))
-                    np.subtract.at(left, list(members), 1)
-                else:
-                    failed.append(column)
-        if len(failed) == len(pending):
-            break
-        pending = failed + short
-        if not pending:
-            break
-    return Assigned(done, left)
-
-
-def _pools(of: IntArray, left: IntArray, random: np.random.Generator) -> dict[int, deque[int]]:
-    pools: dict[int, deque[int]] = defaultdict(deque)
-    tenants = np.repeat(np.arange(len(left)), left)
-    for index in random.permutation(tenants).tolist():
-        pools[int(of[index])].append(index)
-    return pools
+def handed_out(of: IntArray, chosen: Mapping[Column, int], counts: IntArray) -> list[Column]:
+    """Devices of classes from devices of groups: each group's tenants in turn; ``counts``: (C,)."""
+    members: dict[int, deque[int]] = defaultdict(deque)
+    for index in np.repeat(np.arange(len(counts)), counts).tolist():
+        members[int(of[index])].append(index)
+    devices = []
+    for (kind, pattern), number in chosen.items():
+        for _ in range(number):
+            held = sorted(members[group].popleft() for group in pattern)
+            devices.append((kind, tuple(held)))
+    return devices

@@ -17,7 +17,7 @@ from igniter_prof.provisioning.columns import Column, choose, covers, relax
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.generation import Bound, Generation
 from igniter_prof.provisioning.groups import Groups, merged, signatures, singles
-from igniter_prof.provisioning.many import assigned, seeds
+from igniter_prof.provisioning.many import handed_out, seeds
 from igniter_prof.provisioning.problem import Configuration, Pattern, Problem
 
 _EPS = 1e-6
@@ -25,9 +25,14 @@ _CLOSE = 1e-4
 """Relative: a bound so near to the relaxation's value is good enough where costs are no steps."""
 MOST_CLASSES = 80
 """More classes than these are planned, and bounded, in groups."""
-_CONTEXTS = ((0,), (0, 2, 4), (0, 1, 2, 3, 4, 6))
+_CONTEXTS = ((0,), (0, 2, 4), (0, 1, 2, 3, 4, 6), tuple(range(12)))
 """Numbers of neighbours beside which members of a group need the same; ever finer groups."""
-_MOST_GROUPS = 200
+_MOST_BOUNDED = 200
+"""Groups of which all patterns can be searched."""
+_MOST_PLANNED = 1500
+_MOST_STEPS = 5_000_000
+_AT_ONCE = 0.05
+"""Part of the devices of a relaxation that is fixed at once where none is used a whole time."""
 _SMALL = 60
 """Classes of which an integer program is solved in seconds."""
 _MOST_SPREAD = 300
@@ -75,81 +80,45 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     """See ``optimal``: for more classes than can be planned one by one."""
     problem = engine.problem
     started, limit_s = time.monotonic(), problem.time_limit_s
-    left, limits = counts.copy(), [kind.record.count for kind in problem.kinds]
-    patterns: list[Column] = []
-    bound: Bound | None = None
-    while left.any():
-        among = np.flatnonzero(left)
-        first = bound is None
-        until = started + limit_s * (0.5 if first else 0.9)
-        if len(among) <= MOST_CLASSES:
-            of = np.full(len(left), -1)
-            of[among] = np.arange(len(among))
-            groups = merged(engine, of, easier=True)
-            generation = _generation(engine, groups, left, limits)
-            generation.start()
-        else:
-            groups, generation = _refined(engine, left, limits, until)
-        generation.generate(until)
-        if first:
-            generation.prove(started + 0.7 * limit_s, lambda value: _wanted(problem, value))
-            bound = generation.bound
-            if bound is not None:
-                bound = replace(bound, prices=bound.prices[groups.of])
-        chosen = _finish(problem, generation, time.monotonic() + 0.1 * limit_s)
-        if chosen is None:
-            raise _too_few(problem)
-        found = assigned(engine, groups, _trimmed(chosen, generation.counts), left, problem.seed)
-        patterns += found.patterns
-        for kind, _ in found.patterns:
-            limit = limits[kind]
-            if limit is not None:
-                limits[kind] = limit - 1
-        stuck = (left - found.left).sum() < 0.05 * left.sum()
-        left = found.left
-        if stuck or time.monotonic() > started + limit_s:
-            patterns += _one_by_one(engine, left, limits)
-            break
+    easier, below = _refined(engine, counts, _MOST_BOUNDED, started + 0.2 * limit_s, easier=True)
+    below.prove(started + 0.5 * limit_s, lambda value: _wanted(problem, value))
+    bound = below.bound
+    if bound is not None:
+        bound = replace(bound, prices=bound.prices[easier.of])
+    until = started + 0.9 * limit_s
+    groups, generation = _refined(engine, counts, _MOST_PLANNED, until, easier=False)
+    generation.bound = below.bound
+    chosen = _finish(problem, generation, started + limit_s)
+    if chosen is None:
+        raise _too_few(problem)
+    trimmed = _trimmed(chosen, generation.counts)
+    patterns = handed_out(groups.of, trimmed, counts)
     return Placement(devices=tuple(_configured(engine, patterns, spread=False)), bound=bound)
 
 
 def _refined(
-    engine: Engine, left: IntArray, limits: Sequence[int | None], until: float
+    engine: Engine, counts: IntArray, most: int, until: float, *, easier: bool
 ) -> tuple[Groups, Generation]:
-    """Groups easier than their members, from coarse to fine: each starts from the one before."""
-    among = np.flatnonzero(left)
+    """Groups easier or harder than their members, ever finer: each starts from those before."""
     groups: Groups | None = None
     generation: Generation | None = None
     for contexts in _CONTEXTS:
-        of = signatures(engine, contexts, among)
-        if groups is not None and int(of.max()) + 1 > _MOST_GROUPS:
+        of = signatures(engine, contexts)
+        if groups is not None and int(of.max()) + 1 > most:
             break
-        finer = merged(engine, of, easier=True)
-        begun = _generation(engine, finer, left, limits)
+        finer = merged(engine, of, easier=easier)
+        begun = _generation(engine, finer, counts)
         if groups is None or generation is None:
             begun.start()
         else:
             begun.start(seeds(generation.used(), groups.of, of))
         groups, generation = finer, begun
-        generation.generate(min(until, time.monotonic() + (until - time.monotonic()) / 2))
+        now = time.monotonic()
+        generation.generate(now + (until - now) / 4)
     assert groups is not None
     assert generation is not None
+    generation.generate(until)
     return groups, generation
-
-
-def _one_by_one(engine: Engine, left: IntArray, limits: Sequence[int | None]) -> Iterator[Column]:
-    """A device each, the cheapest kind; where there was no time for better."""
-    room = [math.inf if limit is None else limit for limit in limits]
-    order = sorted(range(len(room)), key=engine.problem.device_cost)
-    for index in np.flatnonzero(left).tolist():
-        for _ in range(int(left[index])):
-            kind = next(
-                (k for k in order if room[k] > 0 and engine.demands[k].feasible[index]), None
-            )
-            if kind is None:
-                raise _too_few(engine.problem)
-            room[kind] -= 1
-            yield kind, (index,)
 
 
 def _too_few(problem: Problem) -> Infeasible:
@@ -177,26 +146,55 @@ def cost_step(problem: Problem) -> float | None:
 
 
 def rounded_up(problem: Problem, value: float) -> float:
-    """The least cost of a plan that is not below a value, as far as costs come in steps."""
-    step = cost_step(problem)
-    return value if step is None else math.ceil(value / step - _EPS) * step
+    """The least sum of costs of devices that is not below a value."""
+    return _sums(problem, value)[1]
 
 
 def _wanted(problem: Problem, value: float) -> float:
     """A bound that is good enough, given the relaxation's value: it cannot be above that."""
-    step = cost_step(problem)
     within = value / (1.0 + max(problem.gap, _CLOSE))
-    if step is None:
+    below, least = _sums(problem, value)
+    if least == value:
         return within
-    # just over the next lower step: the bound is rounded up
-    return max(min(within, rounded_up(problem, value) - step * (1.0 - 10 * _EPS)), 0.5 * value)
+    # just over the next lower sum: the bound is rounded up
+    return max(min(within, below + 2 * _EPS * max(1.0, value)), 0.5 * value)
+
+
+def _sums(problem: Problem, value: float) -> tuple[float, float]:
+    """The sums of costs of devices next to a value: the highest below, and the least at or above.
+
+    The value itself, twice, where costs come in no steps.
+    """
+    step = cost_step(problem)
+    if step is None or value <= 0 or value / step > _MOST_STEPS:
+        return value, value
+    least = math.ceil(value / step - _EPS * max(1.0, value / step))
+    costs = [round(problem.device_cost(kind) / step) for kind in range(len(problem.kinds))]
+    highest = least + max(costs)
+    mask = (1 << (highest + 1)) - 1
+    reachable = 1  # bit n: whether costs add up to n steps
+    for cost, kind in zip(costs, problem.kinds, strict=True):
+        limit = kind.record.count
+        left = highest // cost + 1 if limit is None else min(limit, highest // cost + 1)
+        times = 1
+        while left > 0:
+            # so many at once, then twice as many: every number up to the limit is a sum of these
+            taken = min(times, left)
+            reachable = (reachable | (reachable << (cost * taken))) & mask
+            left -= taken
+            times *= 2
+    above = reachable >> least
+    if not above:
+        return value, value
+    at = least + (above & -above).bit_length() - 1
+    below = (reachable & ((1 << at) - 1)).bit_length() - 1
+    return below * step, at * step
 
 
 def _generation(
     engine: Engine,
     groups: Groups,
     counts: IntArray,
-    limits: Sequence[int | None] | None = None,
 ) -> Generation:
     problem = engine.problem
     alone = groups.searches is engine.searches
@@ -207,7 +205,7 @@ def _generation(
         counts=groups.counts(counts),
         costs=[least_cost(engine, kind) for kind in range(len(problem.kinds))],
         adds=adds(engine, groups),
-        limits=[kind.record.count for kind in problem.kinds] if limits is None else list(limits),
+        limits=[kind.record.count for kind in problem.kinds],
         judged=engine.judged if alone and (exact or limited) else None,
         seed=problem.seed,
     )
@@ -262,7 +260,7 @@ def _finish(problem: Problem, generation: Generation, deadline: float) -> dict[C
     # the less is fixed beforehand, the better and the slower the rest is solved
     for rest_classes in (_SMALL, 2 * _SMALL, len(counts)):
         left_s = deadline - time.monotonic()
-        if best is not None and (best_cost <= lower + _EPS or left_s <= 0):
+        if best is not None and (best_cost <= lower + _EPS or left_s <= 1.0):
             break
         fixed = _dived(columns, costs, counts, limits, rest_classes, generation.seed)
         if fixed is None:
@@ -307,7 +305,7 @@ def _dived(
     """
     fixed = np.zeros(len(columns), dtype=np.int64)
     while True:
-        rest = np.maximum(counts - _held(columns, fixed, len(counts)), 0)
+        rest: IntArray = np.maximum(counts - _held(columns, fixed, len(counts)), 0)
         used = [int(fixed[[c[0] == kind for c in columns]].sum()) for kind in range(len(limits))]
         room = [None if n is None else n - m for n, m in zip(limits, used, strict=True)]
         relaxed = relax(columns, costs, rest, room, seed=seed, vertex=True)
@@ -318,13 +316,27 @@ def _dived(
             # a last rounding down is safe, and leaves a program that is quickly solved
             return fixed + more
         if not more.any():
-            more[relaxed.times >= max(0.6, relaxed.times.max() - _EPS)] = 1
-            if not more.any():
-                more[int(relaxed.times.argmax())] = 1
+            more = _most_used(columns, relaxed.times, rest)
         fixed += more
 
 
-def _held(columns: list[Column], times: IntArray, classes: int) -> IntArray:
+def _most_used(columns: Sequence[Column], times: FloatArray, rest: IntArray) -> IntArray:
+    """The columns that a relaxation uses most, once each, as long as they hold nothing twice."""
+    more = np.zeros(len(columns), dtype=np.int64)
+    left = rest.copy()
+    wanted = max(1.0, _AT_ONCE * float(times.sum()))
+    for index in np.argsort(-times, kind="stable").tolist():
+        need = np.bincount(columns[index][1], minlength=len(left))
+        if more.any() and (need > left).any():
+            continue
+        left -= need
+        more[index] = 1
+        if more.sum() >= wanted or times[index] < _EPS:
+            break
+    return more
+
+
+def _held(columns: Sequence[Column], times: IntArray, classes: int) -> IntArray:
     held = np.zeros(classes, dtype=np.int64)
     for (_, pattern), number in zip(columns, times.tolist(), strict=True):
         if number:

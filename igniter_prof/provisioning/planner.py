@@ -79,7 +79,7 @@ def plan(
         raise BadInput(f"the gap must be 0 or more, got {gap:g}")
 
     def attempt(asked: Sequence[Workload]) -> tuple[Problem, Placement]:
-        problem = problem_of(
+        engine = engine_of(
             kinds,
             asked,
             rule=rule,
@@ -88,8 +88,7 @@ def plan(
             gap=gap,
             seed=seed,
         )
-        engine = Engine(problem)
-        return problem, STRATEGIES[strategy](engine)
+        return engine.problem, STRATEGIES[strategy](engine)
 
     (problem, placement), left_out = _by_priority(workloads, attempt)
     devices = devices_of(problem, placement.devices)
@@ -115,7 +114,7 @@ def plan(
     )
 
 
-def problem_of(
+def engine_of(
     kinds: Sequence[DeviceKind],
     workloads: Sequence[Workload],
     *,
@@ -124,8 +123,8 @@ def problem_of(
     time_limit_s: float = 60.0,
     gap: float = 0.0,
     seed: int = 0,
-) -> Problem:
-    """The problem of placing workloads, each of which can be met alone.
+) -> Engine:
+    """The problem of placing workloads, each of which can be met alone, and what devices can hold.
 
     A workload gets the fewest replicas with which it can be met, from ``replicas`` to
     ``max_replicas``.
@@ -179,7 +178,29 @@ def problem_of(
             f"a replica is named '{twin}', as a workload is",
             hint="give the workload another name: the replicas of W are W.1, W.2, …",
         )
-    return problem
+    return engine
+
+
+def problem_of(
+    kinds: Sequence[DeviceKind],
+    workloads: Sequence[Workload],
+    *,
+    rule: Rule,
+    objective: Objective | None = None,
+    time_limit_s: float = 60.0,
+    gap: float = 0.0,
+    seed: int = 0,
+) -> Problem:
+    """The problem of ``engine_of``."""
+    return engine_of(
+        kinds,
+        workloads,
+        rule=rule,
+        objective=objective,
+        time_limit_s=time_limit_s,
+        gap=gap,
+        seed=seed,
+    ).problem
 
 
 def devices_of(problem: Problem, configurations: Sequence[Configuration]) -> tuple[PlanDevice, ...]:
