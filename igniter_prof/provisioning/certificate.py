@@ -14,13 +14,15 @@ import numpy as np
 from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.generation import Bound
-from igniter_prof.provisioning.groups import merged, singles
+from igniter_prof.provisioning.groups import Groups, merged, signatures, singles
 from igniter_prof.provisioning.optimal import MOST_CLASSES, adds, least_cost, rounded_up
 from igniter_prof.provisioning.problem import Problem
 from igniter_prof.provisioning.search import Found
 from igniter_prof.records import Certificate, Plan, Workload, WorkloadPrice
 
 _TOLERANCE = 1e-6
+_FINEST = range(12)
+"""Numbers of neighbours by which classes of one price are told apart; as fine as planning does."""
 
 
 def certificate_of(problem: Problem, bound: Bound) -> Certificate:
@@ -92,9 +94,24 @@ def refute(plan: Plan, problem: Problem) -> list[str]:
 
 def _worth_more(engine: Engine, prices: FloatArray, kind_prices: FloatArray) -> list[str]:
     """Patterns that are worth more than their device costs, in words; one of each kind."""
-    groups = singles(engine)
-    if len(prices) > MOST_CLASSES:
-        groups = merged(engine, _of_equal_price(engine, prices), easier=True)
+    if len(prices) <= MOST_CLASSES:
+        return _worth_more_of(engine, singles(engine), prices, kind_prices)
+    findings: list[str] = []
+    equal = _of_equal_price(engine, prices)
+    # those of one price may differ in what they need: then finer groups, but more of them
+    finer = np.stack([equal, signatures(engine, _FINEST)], axis=1)
+    for of in (equal, np.unique(finer, axis=0, return_inverse=True)[1].reshape(-1)):
+        groups = merged(engine, of, easier=True)
+        findings = _worth_more_of(engine, groups, prices, kind_prices)
+        if not findings:
+            break
+    return findings
+
+
+def _worth_more_of(
+    engine: Engine, groups: Groups, prices: FloatArray, kind_prices: FloatArray
+) -> list[str]:
+    """Such patterns of groups."""
     worth = np.zeros(int(groups.of.max()) + 1)
     np.maximum.at(worth, groups.of, prices)
     more = adds(engine, groups)
