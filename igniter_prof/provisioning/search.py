@@ -156,7 +156,6 @@ class Search:
         A pattern that was decided and does not work is proven not to work. Those with too many
         combinations are not decided.
         """
-        demand = self.demand
         n, k = classes.shape
         decided = np.zeros(n, dtype=bool)
         best = Arranged(
@@ -168,25 +167,32 @@ class Search:
         for pattern in range(n):
             if time.monotonic() > deadline:
                 break
-            combos = self._combinations(classes[pattern], start[pattern])
-            if combos is None:
+            ways = self.ways(classes[pattern], start[pattern])
+            if ways is None:
                 continue
             decided[pattern] = True
-            option, units = combos
-            needed_mib = demand.memory_mib[classes[pattern], option].sum(axis=1)
-            room = needed_mib <= demand.memory_limit_mib
-            option, units = option[room], units[room]
-            if not len(option):
-                continue
-            repeated = np.repeat(classes[pattern][None, :], len(option), axis=0)
-            units, works = self._raise(repeated, option, units)
-            if not works.any():
-                continue
-            total = np.where(works, units.sum(axis=1), np.iinfo(np.int64).max)
-            least = int(total.argmin())
-            best.option[pattern], best.units[pattern] = option[least], units[least]
-            best.works[pattern] = True
+            option, units = ways
+            if len(option):
+                best.option[pattern], best.units[pattern] = option[0], units[0]
+                best.works[pattern] = True
         return best
+
+    def ways(self, classes: IntArray, start: IntArray) -> tuple[IntArray, IntArray] | None:
+        """All options with which a pattern works, and their least shares, (n, k) each.
+
+        The least sum of shares first; ``classes`` and ``start`` are (k,). None: too many.
+        """
+        combos = self._combinations(classes, start)
+        if combos is None:
+            return None
+        option, units = combos
+        needed_mib = self.demand.memory_mib[classes, option].sum(axis=1)
+        room = needed_mib <= self.demand.memory_limit_mib
+        option, units = option[room], units[room]
+        units, works = self._raise(np.repeat(classes[None, :], len(option), axis=0), option, units)
+        option, units = option[works], units[works]
+        order = np.argsort(units.sum(axis=1), kind="stable")
+        return option[order], units[order]
 
     def valuable(
         self,
