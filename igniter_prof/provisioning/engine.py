@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,6 +20,10 @@ from igniter_prof.provisioning.problem import (
 )
 from igniter_prof.provisioning.search import Search
 from igniter_prof.records import Workload
+
+
+_MOST_WAYS = 100
+"""That settings of one device are tried in."""
 
 
 class Engine:
@@ -104,18 +108,11 @@ class Engine:
         units, fits = search.lowest(classes, search.least[classes])
         if not fits[0]:
             return None
-        ways = (search.arrange, search.arrange_fully)
-        for way in reversed(ways) if spread else ways:
-            arranged = way(classes, units)
-            if arranged.works[0]:
-                settings = self.settled(
-                    kind,
-                    pattern,
-                    self.settings(kind, pattern, arranged.option[0], arranged.units[0]),
-                )
-                if settings is not None:
-                    found = Configuration(pattern, settings, kind)
-                    return self.spread(found) if spread else found
+        for option, has in _candidates(search, classes, units, least=spread):
+            settings = self.settled(kind, pattern, self.settings(kind, pattern, option, has))
+            if settings is not None:
+                found = Configuration(pattern, settings, kind)
+                return self.spread(found) if spread else found
         alone = self._alone(kind, pattern[0]) if len(pattern) == 1 else None
         return None if alone is None else Configuration(pattern, (alone,), kind)
 
@@ -183,6 +180,23 @@ class Engine:
                     break
             else:
                 return replace(configuration, settings=settings)
+
+
+def _candidates(
+    search: Search, classes: IntArray, units: IntArray, *, least: bool
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Options and units of a pattern, (k,) each, to be judged in turn; ``classes`` is (1, k).
+
+    The rule itself may refuse what the search takes to work, and not another batch size.
+    """
+    arranges = (search.arrange, search.arrange_fully)
+    for arrange in reversed(arranges) if least else arranges:
+        arranged = arrange(classes, units)
+        if arranged.works[0]:
+            yield arranged.option[0], arranged.units[0]
+    ways = search.ways(classes[0], units[0])
+    if ways is not None:
+        yield from zip(ways[0][1:_MOST_WAYS], ways[1][1:_MOST_WAYS], strict=True)
 
 
 def raised(
