@@ -21,7 +21,6 @@ from igniter_prof.provisioning.problem import (
 from igniter_prof.provisioning.search import Search
 from igniter_prof.records import Workload
 
-
 _MOST_WAYS = 100
 """That settings of one device are tried in."""
 
