@@ -80,12 +80,14 @@ class Engine:
         Shares that are a little too small are raised, in place.
         """
         holds = []
+        # of settings that the rule allows others may draw less power
+        limited = self.problem.kinds[kind].record.power_limit_w is not None
         for row, pattern in enumerate(classes.tolist()):
             found = self.settled(
                 kind, pattern, self.settings(kind, pattern, option[row], units[row])
             )
-            if found is None and len(pattern) == 1:
-                holds.append(self._alone(kind, pattern[0]) is not None)
+            if found is None and (limited or len(pattern) == 1):
+                holds.append(self.configure(tuple(pattern), kind, spread=False) is not None)
                 continue
             if found is not None:
                 step = self.grids[kind].step_pct
