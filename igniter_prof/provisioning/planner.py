@@ -142,6 +142,13 @@ def engine_of(
     expand(tuple(workloads))  # refuses two of one name
     known = {model for kind in kinds for model in kind.evaluator.predictor.models}
     asked = with_known_models(workloads, known)
+    for kind in kinds:
+        if not kind.choices:
+            raise BadInput(
+                f"the coefficients of device type '{kind.record.name}' know none of the workloads'"
+                " models",
+                hint="leave the type out, or profile the models on it",
+            )
     parts: dict[str, int] = {}
     while True:
         problem = Problem(
