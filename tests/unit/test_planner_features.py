@@ -252,7 +252,6 @@ def limited_problems(
     return workloads, kinds, wish, rule
 
 
-@pytest.mark.xfail(reason="bounds scale the prices of limited kinds wrongly", strict=False)
 def test_a_bound_that_rests_on_a_dear_last_device_is_proven() -> None:
     """One device of a type that a workload must be on: what one more would be worth is much."""
     workloads = [

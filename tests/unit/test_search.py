@@ -259,14 +259,6 @@ def test_a_kind_that_can_hold_nobody_is_searched_in_vain(
         assert search.valuable(np.ones(1), 0.5) == ([], True)
 
 
-@pytest.mark.parametrize("rule", ["percentile", "percentile+0.9"])
-def test_a_kind_that_knows_no_model_can_hold_nobody(rule: str) -> None:
-    stranger = FakePredictor({"large": MODELS["large"]})
-    search = engine_of([LIGHT], rule, stranger).searches[0]
-    assert not search.demand.feasible.any()
-    assert found_patterns(search) == set()
-
-
 def test_a_setting_within_the_power_limit_is_found_though_the_least_share_is_not() -> None:
     # a larger batch is busy for less of the time: 51.9 W with 8, 57.5 W with the 2 of least share
     power = FakePredictor(power=FakePower(40))
