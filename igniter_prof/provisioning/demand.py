@@ -316,9 +316,9 @@ def build(
     units = np.broadcast_to(np.arange(grid.capacity)[None, None, :], alone.shape)
     batches = np.broadcast_to(batch[:, :, None], alone.shape)
     wanted[model[alone], batches[alone], units[alone]] = True
-    if not wanted.any():
+    if not wanted.any() and grid.allowed.any():
         # nobody can be on this kind: a table needs a setting all the same
-        wanted[tuple(np.argwhere(np.isfinite(grid.alone_ms))[0])] = True
+        wanted[tuple(np.argwhere(grid.allowed)[0])] = True
     numbers = np.cumsum(wanted.ravel()).reshape(wanted.shape) - 1
     settings = [grid.tenant(m, b, u + 1) for m, b, u in np.argwhere(wanted).tolist()]
     number = np.where(alone, numbers[model, batches, units], 0)

@@ -28,6 +28,7 @@ _MOST = 20_000
 """Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
 _REFUTED_AT_ONCE = 400
+_TINY = 1e-9
 _LACK = 50.0
 """Devices that leaving out a tenant costs, while column generation looks for a way to place it."""
 
@@ -150,12 +151,16 @@ class Generation:
         self._most = 1.0
         for kind, search in enumerate(self.searches):
             worth = relaxed.prices - self.adds[kind]
-            over = (self.costs[kind] + relaxed.kind_prices[kind]) * excess
+            # prices over excess, of tenants and of the kind: a device must not be worth more
+            # than it costs and the price of its kind
+            kind_price = float(relaxed.kind_prices[kind])
+            over = self.costs[kind] * excess + kind_price
             found, all_seen = search.valuable(worth, over, widest=widest, deadline=deadline)
             complete &= all_seen
             new = [self._new(kind, each) for each in _most(found)]
             for each in new:
-                self._most = max(self._most, float(each.value.max(initial=0.0)) * excess / over)
+                beyond = float(each.value.max(initial=0.0)) - kind_price
+                self._most = max(self._most, beyond / max(self.costs[kind], _TINY))
             for each in self._best(new):
                 added += self._add(kind, each, until=None if widest is not None else deadline)
         return added, complete

@@ -15,6 +15,7 @@ import numpy as np
 from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.provisioning.demand import Limits, build
 from igniter_prof.provisioning.engine import Engine
+from igniter_prof.provisioning.problem import WorkloadClass
 from igniter_prof.provisioning.search import Search
 
 _CONTEXTS = (0, 2, 4)
@@ -81,19 +82,36 @@ def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:
         together = _reduced(limits.together, of, n, easier)
         alone = _reduced(limits.alone, of, n, easier)
         samples = [problem.classes[index] for index in first.tolist()]
-        within = of >= 0
-        sizes = np.array([each.count for each in problem.classes])
-        counts = np.bincount(of[within], sizes[within]).astype(np.int64)
         demand = build(
             problem.kinds[kind],
             grid,
             Limits(limits.model[first], together, alone),
-            at_most=np.where([each.at_most == 1 for each in samples], 1, np.maximum(counts, 1)),
+            at_most=_at_most(problem.classes, of, n, easier=easier),
             memory=np.array([each.sample.memory_mib or np.nan for each in samples]),
             labels=[each.sample.anti_affinity for each in samples],
         )
         searches.append(Search(demand))
     return Groups(of, searches)
+
+
+def _at_most(classes: Sequence[WorkloadClass], of: IntArray, n: int, *, easier: bool) -> IntArray:
+    """How many of each group may share a device, (n,).
+
+    Its tenants are handed out in turn: those that follow each other are of different workloads as
+    long as they are no more than the smallest class of replicas has workloads.
+    """
+    most = np.zeros(n, dtype=np.int64)
+    split = np.full(n, np.iinfo(np.int64).max)
+    for each, group in zip(classes, of.tolist(), strict=True):
+        if group < 0:
+            continue
+        if each.sample.anti_affinity is not None:
+            most[group], split[group] = 1, 1
+            continue
+        most[group] += each.at_most
+        if each.sample.replicas > 1:
+            split[group] = min(split[group], each.at_most)
+    return most if easier else np.minimum(most, split)
 
 
 def _reduced(values: FloatArray, of: IntArray, n: int, easier: bool) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -152,7 +152,8 @@ def rounded_up(problem: Problem, value: float) -> float:
 
 def _wanted(problem: Problem, value: float) -> float:
     """A bound that is good enough, given the relaxation's value: it cannot be above that."""
-    within = value / (1.0 + max(problem.gap, _CLOSE))
+    # the other half of the gap is left for the plan
+    within = value / (1.0 + max(problem.gap / 2, _CLOSE))
     below, least = _sums(problem, value)
     if least == value:
         return within
@@ -260,7 +261,7 @@ def _finish(problem: Problem, generation: Generation, deadline: float) -> dict[C
     # the less is fixed beforehand, the better and the slower the rest is solved
     for rest_classes in (_SMALL, 2 * _SMALL, len(counts)):
         left_s = deadline - time.monotonic()
-        if best is not None and (best_cost <= lower + _EPS or left_s <= 1.0):
+        if best is not None and (best_cost <= lower * (1.0 + problem.gap) + _EPS or left_s <= 1.0):
             break
         fixed = _dived(columns, costs, counts, limits, rest_classes, generation.seed)
         if fixed is None:
@@ -277,7 +278,7 @@ def _finish(problem: Problem, generation: Generation, deadline: float) -> dict[C
             rest_limits,
             time_limit_s=max(left_s / 2, 1.0),
             seed=generation.seed,
-            enough=lower - float(np.dot(fixed, costs)),
+            enough=lower * (1.0 + problem.gap) - float(np.dot(fixed, costs)),
         )
         if found is None:
             continue
@@ -360,15 +361,23 @@ def _trimmed(chosen: Mapping[Column, int], counts: IntArray) -> dict[Column, int
     return {column: n for column, n in sorted(trimmed.items()) if n}
 
 
-def _configured(
-    engine: Engine, patterns: Sequence[Column], *, spread: bool
-) -> Iterator[Configuration]:
-    """Settings for every device; what does not hold after all gets devices alone."""
+def _configured(engine: Engine, patterns: Sequence[Column], *, spread: bool) -> list[Configuration]:
+    """Settings for every device; what does not hold by the rule itself gets devices alone.
+
+    Raises:
+        Infeasible: there are not enough devices for that.
+    """
     known: dict[Column, list[Configuration]] = {}
+    devices = []
     for kind, pattern in patterns:
         if (kind, pattern) not in known:
             known[kind, pattern] = _settings_of(engine, kind, pattern, spread=spread)
-        yield from known[kind, pattern]
+        devices += known[kind, pattern]
+    used = Counter(each.kind for each in devices)
+    for number, device in enumerate(engine.problem.kinds):
+        if device.record.count is not None and used[number] > device.record.count:
+            raise _too_few(engine.problem)
+    return devices
 
 
 def _settings_of(
@@ -377,8 +386,15 @@ def _settings_of(
     found = engine.configure(pattern, kind, spread=spread)
     if found is not None:
         return [found]
-    split = [engine.configure((each,), kind, spread=spread) for each in pattern]
-    return [each for each in split if each is not None]
+    order = sorted(range(len(engine.problem.kinds)), key=lambda k: (k != kind, k))
+    split = []
+    for each in pattern:
+        alone = (engine.configure((each,), number, spread=spread) for number in order)
+        own = next((one for one in alone if one is not None), None)
+        if own is None:
+            raise _too_few(engine.problem)
+        split.append(own)
+    return split
 
 
 def _limits_text(problem: Problem) -> str:

@@ -448,7 +448,6 @@ def test_hardly_any_time_still_gives_a_plan_that_holds(gap: float) -> None:
     assert best.bound <= short.cost
 
 
-@pytest.mark.xfail(reason="the bound alone uses up the gap", strict=False)
 def test_a_plan_is_within_the_gap_if_there_is_time() -> None:
     for gap in (0.1, 0.3):
         made = planned(many(), gap=gap)
@@ -551,10 +550,6 @@ GROUPED = settings(
 )
 
 
-AT_MOST = "groups.merged lets one tenant of a group on a device, so that its bounds are too high"
-
-
-@pytest.mark.xfail(reason=AT_MOST, strict=False)
 @pytest.mark.usefixtures("grouped")
 @GROUPED
 @given(small_mixes(), st.sampled_from(["percentile", "half-mean"]))
@@ -584,7 +579,6 @@ def test_replicas_keep_apart_in_groups_too() -> None:
     assert len(made.devices) >= 2
 
 
-@pytest.mark.xfail(reason=AT_MOST, strict=False)
 @pytest.mark.usefixtures("grouped")
 def test_groups_need_hardly_more_devices_than_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     workloads = many(24)
