@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -80,14 +80,12 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     """See ``optimal``: for more classes than can be planned one by one."""
     problem = engine.problem
     started, limit_s = time.monotonic(), problem.time_limit_s
-    easier, below = _refined(engine, counts, _MOST_BOUNDED, started + 0.2 * limit_s, easier=True)
-    below.prove(started + 0.5 * limit_s, lambda value: _wanted(problem, value))
-    bound = below.bound
-    if bound is not None:
-        bound = replace(bound, prices=bound.prices[easier.of])
+    bound = _bound_by_groups(engine, counts, started + 0.5 * limit_s)
     until = started + 0.9 * limit_s
-    groups, generation = _refined(engine, counts, _MOST_PLANNED, until, easier=False)
-    generation.bound = below.bound
+    for step in _refined(engine, counts, _MOST_PLANNED, until, easier=False):
+        groups, generation = step
+    generation.generate(until)
+    generation.bound = bound
     chosen = _finish(problem, generation, started + limit_s)
     if chosen is None:
         raise _too_few(problem)
@@ -96,29 +94,40 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     return Placement(devices=tuple(_configured(engine, patterns, spread=False)), bound=bound)
 
 
+def _bound_by_groups(engine: Engine, counts: IntArray, until: float) -> Bound | None:
+    """The best bound, with prices by class, of groups that are easier than their members.
+
+    That of few coarse groups is proven at once; finer ones are nearer to the classes, and slower.
+    """
+    best: Bound | None = None
+    for groups, generation in _refined(engine, counts, _MOST_BOUNDED, until, easier=True):
+        generation.prove(until, lambda value: _wanted(engine.problem, value))
+        found = generation.bound
+        if found is not None and (best is None or found.value > best.value):
+            best = replace(found, prices=found.prices[groups.of])
+    return best
+
+
 def _refined(
     engine: Engine, counts: IntArray, most: int, until: float, *, easier: bool
-) -> tuple[Groups, Generation]:
+) -> Iterator[tuple[Groups, Generation]]:
     """Groups easier or harder than their members, ever finer: each starts from those before."""
-    groups: Groups | None = None
+    of: IntArray | None = None
     generation: Generation | None = None
     for contexts in _CONTEXTS:
-        of = signatures(engine, contexts)
-        if groups is not None and int(of.max()) + 1 > most:
+        finer = signatures(engine, contexts)
+        if of is not None and int(finer.max()) + 1 > most:
             break
-        finer = merged(engine, of, easier=easier)
-        begun = _generation(engine, finer, counts)
-        if groups is None or generation is None:
+        groups = merged(engine, finer, easier=easier)
+        begun = _generation(engine, groups, counts)
+        if of is None or generation is None:
             begun.start()
         else:
-            begun.start(seeds(generation.used(), groups.of, of))
-        groups, generation = finer, begun
+            begun.start(seeds(generation.used(), of, finer))
+        of, generation = finer, begun
         now = time.monotonic()
         generation.generate(now + (until - now) / 4)
-    assert groups is not None
-    assert generation is not None
-    generation.generate(until)
-    return groups, generation
+        yield groups, generation
 
 
 def _too_few(problem: Problem) -> Infeasible:
