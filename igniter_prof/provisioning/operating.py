@@ -17,7 +17,7 @@ from igniter_prof.records import PlanDeviceType, PredictedTenant, Prediction, Te
 
 Floats = npt.NDArray[np.float64]
 REPORTED = (50.0, 95.0, 99.0)
-MOST_QUEUED = 0.98
+MOST_QUEUED = 0.95
 """Utilisation above which no percentiles are stated under a rule that does not ask for them.
 
 Half of what is left of the throughput there doubles the wait, and the queue takes longest to solve.
