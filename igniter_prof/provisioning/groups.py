@@ -18,9 +18,6 @@ from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.problem import WorkloadClass
 from igniter_prof.provisioning.search import Search
 
-_CONTEXTS = (0, 2, 4)
-"""Numbers of neighbours beside which members of a group need the same shares."""
-
 
 @dataclass(frozen=True)
 class Groups:
@@ -41,13 +38,10 @@ def singles(engine: Engine) -> Groups:
     return Groups(np.arange(len(engine.problem.classes)), engine.searches)
 
 
-def signatures(
-    engine: Engine, contexts: Sequence[int] = _CONTEXTS, among: IntArray | None = None
-) -> IntArray:
+def signatures(engine: Engine, contexts: Sequence[int]) -> IntArray:
     """(C,): equal numbers for classes that need the same shares beside the same neighbours.
 
-    Neighbours are 0, 1, … of the lightest, as ``contexts`` says. ``among``: only these classes;
-    the others get -1.
+    Neighbours are 0, 1, … of the lightest, as ``contexts`` says.
     """
     parts = []
     for search in engine.searches:
@@ -66,10 +60,7 @@ def signatures(
     ]
     known = {value: number for number, value in enumerate(dict.fromkeys(fixed))}
     table = np.concatenate([table, np.array([[known[value]] for value in fixed])], axis=1)
-    of = np.full(len(table), -1)
-    chosen = np.arange(len(table)) if among is None else among
-    of[chosen] = np.unique(table[chosen], axis=0, return_inverse=True)[1].reshape(-1)
-    return of
+    return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:

@@ -21,6 +21,7 @@ from igniter_prof.provisioning.problem import (
     Problem,
     WorkloadClass,
     classes_of,
+    of_tenant,
     with_known_models,
 )
 from igniter_prof.provisioning.rules import Rule
@@ -358,18 +359,8 @@ def classes_of_plan(given: Plan, models: Mapping[str, str]) -> tuple[WorkloadCla
         for tenant in device.tenants:
             name = tenant.replica_of or tenant.workload
             parts[name] = parts.get(name, 0) + 1
-            whole[name] = Workload(
-                name=name,
-                model=models.get(tenant.model, tenant.model),
-                rate_rps=tenant.rate_rps,
-                slo_ms=tenant.slo_ms,
-                percentile=tenant.percentile,
-                arrival=tenant.arrival,
-                burstiness=tenant.burstiness,
-                memory_mib=tenant.memory_mib,
-                anti_affinity=tenant.anti_affinity,
-                devices=tenant.devices,
-            )
+            model = models.get(tenant.model, tenant.model)
+            whole[name] = of_tenant(tenant).model_copy(update={"name": name, "model": model})
     return classes_of(
         workload.model_copy(
             update={"replicas": parts[name], "rate_rps": workload.rate_rps * parts[name]}

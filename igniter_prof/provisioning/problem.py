@@ -12,7 +12,7 @@ from igniter_prof.provisioning.interface import Predictor
 from igniter_prof.provisioning.names import known_as
 from igniter_prof.provisioning.operating import Evaluator, Setting
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import Objective, PlanDeviceType, Tenant, Workload
+from igniter_prof.records import Objective, PlanDeviceType, PlanTenant, Tenant, Workload
 
 DEFAULT_AT_MOST = 1_000_000
 DEFAULT_MAX_TENANTS = 4
@@ -144,6 +144,22 @@ def classes_of(
             at_most = 1
         classes.append(WorkloadClass(sample, tuple(names), at_most))
     return tuple(sorted(classes, key=_order))
+
+
+def of_tenant(tenant: PlanTenant) -> Workload:
+    """A tenant of a plan as a workload of its own."""
+    return Workload(
+        name=tenant.workload,
+        model=tenant.model,
+        rate_rps=tenant.rate_rps,
+        slo_ms=tenant.slo_ms,
+        percentile=tenant.percentile,
+        arrival=tenant.arrival,
+        burstiness=tenant.burstiness,
+        memory_mib=tenant.memory_mib,
+        anti_affinity=tenant.anti_affinity,
+        devices=tenant.devices,
+    )
 
 
 def _order(each: WorkloadClass) -> tuple[object, ...]:

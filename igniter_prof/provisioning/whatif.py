@@ -13,7 +13,7 @@ from igniter_prof.errors import BadInput, did_you_mean
 from igniter_prof.provisioning.assignment_check import type_name
 from igniter_prof.provisioning.layout import setting_of
 from igniter_prof.provisioning.operating import Setting
-from igniter_prof.provisioning.problem import DeviceKind, natural
+from igniter_prof.provisioning.problem import DeviceKind, natural, of_tenant
 from igniter_prof.records import Plan, PlanDevice, PlanTenant, Record, Workload
 
 PRECISION = 1.0005
@@ -134,22 +134,6 @@ def workloads_of(plan: Plan) -> tuple[Workload, ...]:
             }
         )
         for name, tenants in sorted(parts.items(), key=lambda each: natural(each[0]))
-    )
-
-
-def of_tenant(tenant: PlanTenant) -> Workload:
-    """A tenant of a plan as a workload of its own."""
-    return Workload(
-        name=tenant.workload,
-        model=tenant.model,
-        rate_rps=tenant.rate_rps,
-        slo_ms=tenant.slo_ms,
-        percentile=tenant.percentile,
-        arrival=tenant.arrival,
-        burstiness=tenant.burstiness,
-        memory_mib=tenant.memory_mib,
-        anti_affinity=tenant.anti_affinity,
-        devices=tenant.devices,
     )
 
 
