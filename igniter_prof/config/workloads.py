@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from igniter_prof.config.device_types import DeviceTypeName
 from igniter_prof.errors import BadInput, did_you_mean
-from igniter_prof.files import parse, read_text, read_yaml
+from igniter_prof.files import parse, read_text, read_yaml_node
 from igniter_prof.records import SCHEMA_VERSION, Arrival, Positive, Record, Workload, digest_of
 
 LatencyRule = Literal["percentile", "half-mean"]
@@ -249,7 +249,7 @@ def _refuse_contradictions(workload: Workload, where: str | None) -> None:
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
     """The document and the line at which each workload starts."""
-    document = read_yaml(path)
+    document, root = read_yaml_node(path)
     if not isinstance(document, dict):
         found = "nothing" if document is None else type(document).__name__
         raise BadInput(
@@ -260,17 +260,11 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
     if "workloads" in document and not isinstance(document["workloads"], list):
         found = type(document["workloads"]).__name__
         raise BadInput(f"'workloads' must be a list, not {found}", where=str(path))
-    for key, node in _top_level(read_text(path)):
-        if key == "workloads" and isinstance(node, yaml.SequenceNode):
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    for key, node in pairs:
+        if key.value == "workloads" and isinstance(node, yaml.SequenceNode):
             return document, [item.start_mark.line + 1 for item in node.value]
     return document, []
-
-
-def _top_level(text: str) -> list[tuple[str, yaml.Node]]:
-    # libyaml's, where it is there: several times as quick, which thousands of workloads notice
-    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    return [(str(key.value), value) for key, value in pairs]
 
 
 def _read_csv(path: Path) -> tuple[dict[str, Any], list[int]]:

@@ -65,6 +65,62 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
         files.read_yaml(path)
 
 
+BROKEN_YAML = [
+    ("models: [a\nshares: 1\n", "line 2", "expected ',' or ']', but got ':'"),
+    ("a: 1\nb: [1, 2", "line 2", "but got '<stream end>'"),
+    ("a: 1\nb: {c: 1, d", "line 2", "but got '<stream end>'"),
+    ('a: 1\nb: "\\q"\n', "line 2", "unknown escape character 'q'"),
+    ("a: 1\n b: 2\n", "line 2", "mapping values are not allowed here"),
+    ("- a\nb: 1\n", "line 2", "expected <block end>"),
+    ("a: &x 1\nb: *y\n", "line 2", "undefined alias 'y'"),
+    ("a: 1\nb:\tc\n", "line 2", "found character '\\t'"),
+    ("a: 1\n---\nb: 2\n", "line 2", "another document"),
+    ("[" * 100_000, "a.yaml", "recursion"),
+]
+
+
+@pytest.mark.parametrize("libyaml", [True, False])
+@pytest.mark.parametrize(("text", "where", "what"), BROKEN_YAML)
+def test_broken_yaml_says_the_same_with_and_without_libyaml(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    libyaml: bool,
+    text: str,
+    where: str,
+    what: str,
+) -> None:
+    if not libyaml:
+        monkeypatch.setattr(files, "_quick_loader", lambda: None)
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(BadInput) as caught:
+        files.read_yaml(tmp_path / "a.yaml")
+    assert what in caught.value.what
+    assert str(caught.value.where).endswith(where)
+
+
+def test_yaml_means_the_same_with_and_without_libyaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "base: &b {x: 1.5, y: [on, 2024-01-02, null, 0x1f, '5', \"\\u00e9\"]}\n"
+        "list:\n- <<: *b\n  name: |\n    two\n    lines\n- z\n"
+    )
+    (tmp_path / "a.yaml").write_text(text)
+    assert files._quick_loader() is not None
+    quick, node = files.read_yaml_node(tmp_path / "a.yaml")
+    monkeypatch.setattr(files, "_quick_loader", lambda: None)
+    slow, slow_node = files.read_yaml_node(tmp_path / "a.yaml")
+    assert quick == slow
+    assert node is not None
+    assert slow_node is not None
+    marks = [
+        [item.start_mark.line for item in each.value[1][1].value] for each in (node, slow_node)
+    ]
+    assert marks == [[2, 6], [2, 6]]
+    (tmp_path / "empty.yaml").write_text("")
+    assert files.read_yaml_node(tmp_path / "empty.yaml") == (None, None)
+
+
 def test_binary_and_missing_files_are_bad_input(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="not a text file"):
