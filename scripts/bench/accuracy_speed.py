@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from accuracy_trials import Profile, usable
+from timed import timed
 
 from igniter_prof.dataset import ProfileStore
 from igniter_prof.errors import OutsideFailure
 from igniter_prof.fitting import fit, predictor
 from igniter_prof.records import REQUEST_DTYPE, Coefficients, Measurement, ProfileManifest, Tenant
 
-IGPROF = (sys.executable, "-c", "from igniter_prof.cli import main; main()")
 NOISE = 0.01
 """Relative scatter of synthetic cells."""
 
@@ -74,18 +72,10 @@ def _row(what: str, seconds: float, peak_mib: float | None) -> dict[str, Any]:
 
 def _timed(*arguments: str) -> tuple[float, float]:
     """Seconds of an igprof verb as a process of its own, and its peak memory in MiB."""
-    began = time.perf_counter()
-    with Path(os.devnull).open("w") as null:
-        pid = os.posix_spawn(
-            IGPROF[0],
-            [*IGPROF, *arguments],
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, null.fileno(), fd) for fd in (1, 2)],
-        )
-        _, status, used = os.wait4(pid, 0)
-    if status != 0:
-        raise OutsideFailure(f"igprof {' '.join(arguments)} failed (status {status})")
-    return time.perf_counter() - began, used.ru_maxrss / 1024
+    ended = timed(*arguments, quiet=True)
+    if ended.status != 0:
+        raise OutsideFailure(f"igprof {' '.join(arguments)} failed (status {ended.status})")
+    return ended.seconds, ended.peak_mib
 
 
 def _random_cells(

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +20,7 @@ from typing import Any
 from common import describe_setting, markdown, run, setting, warn_if_busy
 from simulate import by_type
 from simulation import Conduct, Outcome, rooms, simulate
+from timed import KILLED, timed
 
 from igniter_prof.cli.common import note, print_json
 from igniter_prof.errors import BadInput, OutsideFailure
@@ -30,7 +28,6 @@ from igniter_prof.files import atomic_write, read_record
 from igniter_prof.fitting import load_coefficients
 from igniter_prof.records import Plan
 
-IGPROF = (sys.executable, "-c", "from igniter_prof.cli import main; main()")
 STRATEGIES = ("optimal", "igniter", "gpulets", "gslice", "ffd", "alone")
 PLANNED = ("--share-step", "2.5", "--extrapolate", "--max-tenants", "48")
 """iGniter's share unit, its profile of few shares extrapolated, and the limit of MPS clients."""
@@ -40,24 +37,6 @@ MOST_SEEDS = 160
 
 HALF_MEAN, PERCENTILE = "half-mean", "percentile"
 BASELINE_LIMIT_S = 150.0
-
-LAUNCH = """\
-import json, os, signal, sys, time
-out, limit, program = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-began = time.perf_counter()
-to = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-child = os.posix_spawn(
-    program[0], program, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, to, 1)]
-)
-signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
-signal.alarm(limit)
-_, status, used = os.wait4(child, 0)
-print(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - began, used.ru_maxrss]))
-"""
-"""Starts a program and reports on it. A program's peak memory includes that of the process that it
-was forked from, up to then; so a small one has to do it."""
-
-KILLED = -9
 
 
 @dataclass(frozen=True)
@@ -240,29 +219,10 @@ def prepare(data: Path, work: Path) -> Path:
             ("import", "igniter", "--config", found[0], "--out", profile),
             ("fit", profile, "--model", "igniter", "--out", coefficients),
         ):
-            status, _, _ = igprof(work, BASELINE_LIMIT_S, *arguments)
+            status, _, _ = timed(*arguments, out=work / "stdout", limit_s=BASELINE_LIMIT_S)
             if status != 0:
                 raise OutsideFailure(f"igprof {arguments[0]} ended with {status}")
     return coefficients
-
-
-def igprof(work: Path, limit_s: float, *arguments: str | Path) -> tuple[int, float, float]:
-    """Run a verb as a process of its own.
-
-    What it prints goes to the file ``stdout`` in ``work``, and its progress to our standard error.
-
-    Returns:
-        Its exit status (``KILLED`` when its time was up), seconds, and peak memory in MiB.
-    """
-    launcher = [sys.executable, "-S", "-E", "-c", LAUNCH, str(work / "stdout"), str(int(limit_s))]
-    done = subprocess.run(
-        [*launcher, *IGPROF, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        check=True,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
-    status, seconds, peak_kib = json.loads(done.stdout)
-    return status, seconds, peak_kib / 1024
 
 
 def planned(bench: Bench, name: str, strategy: str, rule: str, *, check: bool = False) -> Made:
@@ -290,11 +250,9 @@ def planned(bench: Bench, name: str, strategy: str, rule: str, *, check: bool = 
     if strategy == "optimal" and wanted is not None:
         options += ["--gap", f"{wanted:g}"]
     note(f"{name}, {strategy}, {rule} ...")
-    status, wall_s, peak_mib = igprof(
-        bench.work,
-        killed_s,
-        *("plan", bench.coefficients, workloads, "--latency-rule", rule, *PLANNED, *options),
-    )
+    printed = bench.work / "stdout"
+    asked = ("plan", bench.coefficients, workloads, "--latency-rule", rule, *PLANNED, *options)
+    status, wall_s, peak_mib = timed(*asked, out=printed, limit_s=killed_s)
     made = replace(made, wall_s=wall_s, peak_mib=peak_mib)
     if status != 0 or not out.exists():
         over = f"over {killed_s:g} s" if status == KILLED else f"exit status {status}"
@@ -302,7 +260,7 @@ def planned(bench: Bench, name: str, strategy: str, rule: str, *, check: bool = 
     made = replace(made, plan=figures(read_record(out, Plan)))
     if check:
         arguments = ("check", out, bench.coefficients, "--workloads", workloads)
-        status, seconds, peak = igprof(bench.work, killed_s, *arguments)
+        status, seconds, peak = timed(*arguments, out=printed, limit_s=killed_s)
         made = replace(made, check=Check(status == 0, seconds, peak))
     return made
 

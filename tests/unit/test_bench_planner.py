@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,32 +155,3 @@ def test_unknown_mixes_name_the_known_ones() -> None:
         planner._chosen("mix-50,mix-51", planner.GOALS, "mix of workloads")
     assert "mix-50" in (caught.value.hint or "")
     assert planner._chosen("all", planner.STRATEGIES, "strategy") == list(planner.STRATEGIES)
-
-
-# --- a process of its own ---------------------------------------------------------------------
-
-
-CHILD = "import sys; x = bytearray(b'x') * (64 << 20); print('told'); sys.exit(7)"
-
-
-def run_python(monkeypatch: pytest.MonkeyPatch, work: Path, code: str, limit_s: float) -> Any:
-    monkeypatch.setattr(planner, "IGPROF", (sys.executable, "-S", "-c", code))
-    return planner.igprof(work, limit_s)
-
-
-def test_a_process_is_told_by_its_own_memory_and_status(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    large = bytearray(b"x") * (300 << 20)  # must not count as the child's
-    status, seconds, peak_mib = run_python(monkeypatch, tmp_path, CHILD, 60)
-    assert status == 7
-    assert seconds > 0
-    assert 64 < peak_mib < len(large) / 2**20
-    assert (tmp_path / "stdout").read_text() == "told\n"
-
-
-def test_a_process_is_ended_when_its_time_is_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    status, _, _ = run_python(monkeypatch, tmp_path, "import time; time.sleep(60)", 1)
-    assert status == planner.KILLED
