@@ -79,6 +79,13 @@ def test_nothing_moves_without_a_change(
     assert new.workloads_hash == old.workloads_hash
 
 
+def test_nothing_to_change_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replan(folder) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("devices 2 -> 2")
+    assert "0 moved, 0 changed in place, 0 added, 0 removed" in line
+
+
 @pytest.mark.parametrize("plan", ["plan.json", "two.json"])
 def test_a_new_plan_passes_the_check(
     folder: Path, capsys: pytest.CaptureFixture[str], plan: str
