@@ -86,7 +86,7 @@ def command(
     )
     keep_inputs(out, *inventory.files)
     kinds, narrowed = kinds_of(inventory, asked, rule, old.objective)
-    made, said = replanned(
+    outcome = replanned(
         old,
         kinds,
         asked,
@@ -94,14 +94,13 @@ def command(
         move_cost=move_cost,
         lost=lose,
         time_limit_s=time_limit_s,
-        workloads_hash=workloads_digest(asked),
-        notes=[*notes, *narrowed],
     )
+    made = outcome.plan(workloads_hash=workloads_digest(asked), notes=[*notes, *narrowed])
     write_json(out, made)
     if as_json:
-        print_json({"written": str(out), **said.model_dump(mode="json")})
+        print_json({"written": str(out), **outcome.change.model_dump(mode="json")})
         return
-    print_change(said)
+    print_change(outcome.change)
     for each in made.notes:
         note(f"note: {each}")
     note(f"wrote {out}")

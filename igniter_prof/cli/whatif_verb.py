@@ -130,7 +130,7 @@ def command(
         room = headroom(old, by_name)
     else:
         try:
-            _, said = replanned(
+            said = replanned(
                 old,
                 kinds,
                 wanted,
@@ -138,7 +138,7 @@ def command(
                 move_cost=move_cost,
                 lost=lose,
                 time_limit_s=time_limit_s,
-            )
+            ).change
         except Infeasible as error:
             refused = error
     if as_json:

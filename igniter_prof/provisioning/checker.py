@@ -31,7 +31,7 @@ from igniter_prof.provisioning.kinds import device_kind
 from igniter_prof.provisioning.names import known_as
 from igniter_prof.provisioning.operating import Evaluator, Judgement, Setting, memory_limit_mib
 from igniter_prof.provisioning.planner import classes_of_plan
-from igniter_prof.provisioning.problem import Problem
+from igniter_prof.provisioning.problem import Problem, of_tenant
 from igniter_prof.provisioning.rules import Rule, rule_of
 from igniter_prof.records import (
     Plan,
@@ -210,7 +210,7 @@ class _Deriver:
             return None, [f"{device.name}: the coefficients know no model {models}"]
         if any((t.arrival == "bursty") != (t.burstiness is not None) for t in device.tenants):
             return None, []  # told among the device's findings
-        workloads = tuple(_workload(t, self._names[t.model] or t.model) for t in device.tenants)
+        workloads = tuple(self._asked(tenant) for tenant in device.tenants)
         settings = tuple(
             Setting(tenant.batch_size, tenant.share_pct, tenant.queue_delay_us)
             for tenant in device.tenants
@@ -224,6 +224,12 @@ class _Deriver:
                 self._evaluator.memory_mib(workloads, settings),
             )
         return self._seen[key], []
+
+    def _asked(self, tenant: PlanTenant) -> Workload:
+        """A tenant as a workload, by the known name of its model; those that do the same, alike."""
+        model = self._names[tenant.model] or tenant.model
+        alike = {"name": "", "model": model, "anti_affinity": None, "devices": ()}
+        return of_tenant(tenant).model_copy(update=alike)
 
 
 def _limits(device: PlanDevice, kind: PlanDeviceType, derived: _Derived) -> list[str]:
@@ -307,17 +313,3 @@ def _misses(where: str, tenant: PlanTenant, judgement: Judgement) -> list[str]:
             f" {format_ms(judgement.limit_ms)} is the limit"
         )
     return findings
-
-
-def _workload(tenant: PlanTenant, model: str) -> Workload:
-    """What was asked of a tenant, without its name."""
-    return Workload(
-        name="",
-        model=model,
-        rate_rps=tenant.rate_rps,
-        slo_ms=tenant.slo_ms,
-        percentile=tenant.percentile,
-        arrival=tenant.arrival,
-        burstiness=tenant.burstiness,
-        memory_mib=tenant.memory_mib,
-    )

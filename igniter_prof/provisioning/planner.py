@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from igniter_prof import __version__
 from igniter_prof.config.workloads import expand
@@ -91,7 +91,7 @@ def plan(
         )
         return engine.problem, STRATEGIES[strategy](engine)
 
-    (problem, placement), left_out = _by_priority(workloads, attempt)
+    (problem, placement), left_out = by_priority(workloads, attempt)
     devices = devices_of(problem, placement.devices)
     cost = cost_of(problem, devices)
     bound = None if placement.bound is None else rounded_up(problem, placement.bound.value)
@@ -110,7 +110,7 @@ def plan(
         certificate=None if placement.bound is None else certificate_of(problem, placement.bound),
         devices=devices,
         left_out=left_out,
-        notes=_notes(problem, placement, notes),
+        notes=notes_of(problem, placement.devices, [*notes, *placement.notes]),
         solve_s=round(time.monotonic() - started, 3),
     )
 
@@ -187,28 +187,6 @@ def engine_of(
             hint="give the workload another name: the replicas of W are W.1, W.2, …",
         )
     return engine
-
-
-def problem_of(
-    kinds: Sequence[DeviceKind],
-    workloads: Sequence[Workload],
-    *,
-    rule: Rule,
-    objective: Objective | None = None,
-    time_limit_s: float = 60.0,
-    gap: float = 0.0,
-    seed: int = 0,
-) -> Problem:
-    """The problem of ``engine_of``."""
-    return engine_of(
-        kinds,
-        workloads,
-        rule=rule,
-        objective=objective,
-        time_limit_s=time_limit_s,
-        gap=gap,
-        seed=seed,
-    ).problem
 
 
 def devices_of(problem: Problem, configurations: Sequence[Configuration]) -> tuple[PlanDevice, ...]:
@@ -291,11 +269,15 @@ def _promise(problem: Problem, configuration: Configuration) -> PlanDevice:
     )
 
 
-def _by_priority(
+def by_priority(
     workloads: Sequence[Workload],
     attempt: Callable[[Sequence[Workload]], tuple[Problem, Placement]],
 ) -> tuple[tuple[Problem, Placement], tuple[str, ...]]:
-    """An attempt with as few workloads left out as need be, the lowest priority first."""
+    """An attempt with as few workloads left out as need be, and their names: least priority first.
+
+    Raises:
+        Infeasible: without all that may be left out, too, the attempt fails.
+    """
     try:
         return attempt(workloads), ()
     except Infeasible:
@@ -325,10 +307,12 @@ def _by_priority(
     return best, tuple(each.name for each in droppable[:high])
 
 
-def _notes(problem: Problem, placement: Placement, notes: Sequence[str]) -> tuple[str, ...]:
-    """What a reader of the plan should know, each thing once."""
-    found = [*notes, *placement.notes]
-    for configuration in dict.fromkeys(placement.devices):
+def notes_of(
+    problem: Problem, configurations: Iterable[Configuration], notes: Sequence[str]
+) -> tuple[str, ...]:
+    """What a reader of a plan should know, each thing once, after ``notes``."""
+    found = list(notes)
+    for configuration in dict.fromkeys(configurations):
         evaluator = problem.kinds[configuration.kind].evaluator
         workloads = [problem.classes[index].sample for index in configuration.pattern]
         settings = configuration.settings

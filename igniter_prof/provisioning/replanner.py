@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from igniter_prof import __version__
 from igniter_prof.config.workloads import names_of
 from igniter_prof.errors import Infeasible
 from igniter_prof.files import now_utc
 from igniter_prof.provisioning.certificate import certificate_of
-from igniter_prof.provisioning.engine import Engine
+from igniter_prof.provisioning.engine import Engine, within
 from igniter_prof.provisioning.layout import Ground, Placed
-from igniter_prof.provisioning.operating import memory_limit_mib
-from igniter_prof.provisioning.optimal import optimal, rounded_up
-from igniter_prof.provisioning.planner import MAX_NOTES, devices_of, problem_of
-from igniter_prof.provisioning.planner import plan as plan_anew
+from igniter_prof.provisioning.optimal import Placement, optimal, rounded_up
+from igniter_prof.provisioning.planner import by_priority, devices_of, engine_of, notes_of
 from igniter_prof.provisioning.problem import Configuration, DeviceKind, Problem, natural
 from igniter_prof.provisioning.replan import (
     DEFAULT_MOVE_COST,
@@ -27,10 +25,48 @@ from igniter_prof.provisioning.replan import (
     replan,
 )
 from igniter_prof.provisioning.rules import Rule
-from igniter_prof.records import Objective, Plan, PlanDevice, PlanTenant, Tenant, Workload
+from igniter_prof.records import Objective, Plan, PlanDevice, PlanTenant, Workload
 
 SCRATCH_PART = 0.5
 """Of the time limit, for the plan that is made anew."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What planning again came to."""
+
+    problem: Problem
+    done: Replanned
+    change: Change
+    solve_s: float
+
+    def plan(self, *, workloads_hash: str | None = None, notes: Sequence[str] = ()) -> Plan:
+        """The new plan, with what it promises.
+
+        Args:
+            workloads_hash: stored in it.
+            notes: for it, before its own.
+        """
+        problem, done, said = self.problem, self.done, self.change
+        configurations = [each.configuration for each in done.layout.values()]
+        return Plan(
+            strategy="replan",
+            device_types=tuple(kind.record for kind in problem.kinds),
+            workloads_hash=workloads_hash,
+            igprof=__version__,
+            created_at=now_utc(),
+            seed=problem.seed,
+            latency_rule=str(problem.rule),
+            objective=problem.objective,
+            cost=said.cost_after,
+            bound=said.bound,
+            optimal=True if _meets(said) else None,
+            certificate=done.scratch.certificate if done.scratch and bound_of(done) else None,
+            solve_s=self.solve_s,
+            devices=_devices(problem, done),
+            left_out=said.left_out,
+            notes=notes_of(problem, configurations, notes),
+        )
 
 
 def replanned(
@@ -43,10 +79,8 @@ def replanned(
     move_cost: float = DEFAULT_MOVE_COST,
     lost: Iterable[str] = (),
     time_limit_s: float = 60.0,
-    workloads_hash: str | None = None,
-    notes: Sequence[str] = (),
-) -> tuple[Plan, Change]:
-    """A plan for other workloads or devices that moves few tenants, and what it changes.
+) -> Outcome:
+    """Where workloads go on other devices, or others on the same, with few moves.
 
     Args:
         plan: the old plan.
@@ -57,8 +91,6 @@ def replanned(
         move_cost: what moving a tenant costs, in the objective's unit.
         lost: names of devices that are no longer there.
         time_limit_s: of the search, half of it for a plan that is made anew to compare with.
-        workloads_hash: stored in the new plan.
-        notes: more of them for the new plan.
 
     Raises:
         Infeasible: there is no such plan.
@@ -67,8 +99,8 @@ def replanned(
     started = time.monotonic()
     objective = plan.objective if objective is None else objective
 
-    def problem_with(some: Sequence[Workload]) -> Problem:
-        return problem_of(
+    def engine_for(some: Sequence[Workload]) -> Engine:
+        return engine_of(
             kinds,
             some,
             rule=rule,
@@ -77,39 +109,19 @@ def replanned(
             seed=plan.seed,
         )
 
-    possible, hopeless = _possible(workloads, problem_with)
-    problem = problem_with(possible)
-    ground = ground_of(problem, Engine(problem), time_limit_s=SCRATCH_PART * time_limit_s)
+    possible, hopeless = _possible(workloads, engine_for)
+    engine = engine_for(possible)
+    ground = ground_of(engine, time_limit_s=SCRATCH_PART * time_limit_s)
     done = replan(
         plan, ground, move_cost=move_cost, lost=lost, time_limit_s=(1 - SCRATCH_PART) * time_limit_s
     )
     done = replace(done, left_out=tuple(sorted({*done.left_out, *hopeless}, key=natural)))
     said = change(plan, ground, done, move_cost=move_cost)
-    return (
-        Plan(
-            strategy="replan",
-            device_types=tuple(kind.record for kind in problem.kinds),
-            workloads_hash=workloads_hash,
-            igprof=__version__,
-            created_at=now_utc(),
-            seed=problem.seed,
-            latency_rule=str(rule),
-            objective=problem.objective,
-            cost=said.cost_after,
-            bound=said.bound,
-            optimal=True if _meets(said) else None,
-            certificate=done.scratch.certificate if done.scratch and bound_of(done) else None,
-            solve_s=round(time.monotonic() - started, 3),
-            devices=_devices(problem, done),
-            left_out=said.left_out,
-            notes=tuple(dict.fromkeys([*notes, *_outside(problem, done)])),
-        ),
-        said,
-    )
+    return Outcome(engine.problem, done, said, round(time.monotonic() - started, 3))
 
 
 def _possible(
-    workloads: Sequence[Workload], problem_with: Callable[[Sequence[Workload]], Problem]
+    workloads: Sequence[Workload], engine_for: Callable[[Sequence[Workload]], Engine]
 ) -> tuple[list[Workload], list[str]]:
     """The workloads that have to be met, or can; and the names of those that need not and cannot.
 
@@ -123,7 +135,7 @@ def _possible(
         alike = each.model_copy(update={"name": "", "count": 1}).model_dump_json()
         if each.priority is not None and alike not in known:
             try:
-                problem_with([each])
+                engine_for([each])
                 known[alike] = True
             except Infeasible:
                 known[alike] = False
@@ -134,8 +146,9 @@ def _possible(
     return possible or list(workloads), hopeless
 
 
-def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Ground:
+def ground_of(engine: Engine, *, time_limit_s: float) -> Ground:
     """How devices are judged, by an engine, and how tenants are planned anew."""
+    problem = engine.problem
     costs: dict[Configuration, float] = {}
 
     def cost(configuration: Configuration) -> float:
@@ -155,17 +168,7 @@ def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Groun
         ]
         if not kinds:
             raise Infeasible("no device is left for them")
-        # a plan's promises take longer to predict than it takes to find
-        some = any(each.priority is not None for each in workloads)
-        return (plan_anew if some else _unpromised)(
-            kinds,
-            workloads,
-            rule=problem.rule,
-            objective=problem.objective,
-            time_limit_s=time_limit_s,
-            gap=problem.gap,
-            seed=problem.seed,
-        )
+        return _unpromised(problem, kinds, workloads, time_limit_s=time_limit_s)
 
     return Ground(
         problem=problem,
@@ -180,26 +183,30 @@ def ground_of(problem: Problem, engine: Engine, *, time_limit_s: float) -> Groun
 
 
 def _unpromised(
+    like: Problem,
     kinds: Sequence[DeviceKind],
     workloads: Sequence[Workload],
     *,
-    rule: Rule,
-    objective: Objective,
     time_limit_s: float,
-    gap: float,
-    seed: int,
 ) -> Plan:
-    """The cheapest plan, as far as who is where, without promises and cost."""
-    problem = problem_of(
-        kinds,
-        workloads,
-        rule=rule,
-        objective=objective,
-        time_limit_s=time_limit_s,
-        gap=gap,
-        seed=seed,
-    )
-    placement = optimal(Engine(problem))
+    """The cheapest plan by the rule and objective of ``like``, as far as who is where.
+
+    What it would promise takes longer to predict than the plan takes to find.
+    """
+
+    def attempt(asked: Sequence[Workload]) -> tuple[Problem, Placement]:
+        engine = engine_of(
+            kinds,
+            asked,
+            rule=like.rule,
+            objective=like.objective,
+            time_limit_s=time_limit_s,
+            gap=like.gap,
+            seed=like.seed,
+        )
+        return engine.problem, optimal(engine)
+
+    (problem, placement), left_out = by_priority(workloads, attempt)
     if not placement.devices:
         raise Infeasible("no plan was found in time", hint="raise --time-limit")
     names = [iter(each.names) for each in problem.classes]
@@ -229,6 +236,7 @@ def _unpromised(
         bound=None if bound is None else rounded_up(problem, bound.value),
         certificate=None if bound is None else certificate_of(problem, bound),
         devices=tuple(devices),
+        left_out=left_out,
         notes=placement.notes,
     )
 
@@ -258,15 +266,7 @@ def _holds(problem: Problem) -> Callable[[Configuration], bool]:
             return False
         if not all(judged.holds for judged in kind.evaluator.judge(samples, settings)):
             return False
-        most_mib, most_w = memory_limit_mib(kind.record), kind.record.power_limit_w
-        if most_mib is not None:
-            used_mib = kind.evaluator.memory_mib(samples, settings)
-            if used_mib is not None and used_mib > most_mib:
-                return False
-        if most_w is None:
-            return True
-        watts = kind.evaluator.power_w(samples, settings)
-        return watts is None or watts <= most_w
+        return within(kind, samples, settings)
 
     return holds
 
@@ -274,23 +274,6 @@ def _holds(problem: Problem) -> Callable[[Configuration], bool]:
 def _on_grid(kind: DeviceKind, share_pct: float) -> bool:
     steps = share_pct / (kind.record.share_step_pct or share_pct)
     return abs(steps - round(steps)) < 1e-6
-
-
-def _outside(problem: Problem, done: Replanned) -> list[str]:
-    """What of the devices lies outside of what was profiled, in words."""
-    found = []
-    for configuration in dict.fromkeys(each.configuration for each in done.layout.values()):
-        tenants = [
-            Tenant(model=sample.model, batch_size=setting.batch_size, share_pct=setting.share_pct)
-            for sample, setting in zip(
-                _samples(problem, configuration), configuration.settings, strict=True
-            )
-        ]
-        predictor = problem.kinds[configuration.kind].evaluator.predictor
-        found += [f"outside of the profile: {what}" for what in predictor.outside(tenants)]
-    unique = list(dict.fromkeys(found))
-    more = len(unique) - MAX_NOTES
-    return unique[:MAX_NOTES] + ([f"… and {more} more"] if more > 0 else [])
 
 
 def _meets(said: Change) -> bool:

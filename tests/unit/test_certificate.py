@@ -12,7 +12,7 @@ import pytest
 from igniter_prof.provisioning import check_plan, plan
 from igniter_prof.provisioning.certificate import certificate_of
 from igniter_prof.provisioning.generation import Bound
-from igniter_prof.provisioning.planner import problem_of
+from igniter_prof.provisioning.planner import engine_of
 from igniter_prof.provisioning.problem import DeviceKind
 from igniter_prof.provisioning.rules import rule_of
 from igniter_prof.records import Certificate, Objective, Plan, Workload
@@ -203,7 +203,7 @@ def test_what_a_plan_cannot_tell_apart_has_one_price() -> None:
         Workload(name="b", model="small", rate_rps=500, slo_ms=20, priority=2),
         Workload(name="c", model="small", rate_rps=501, slo_ms=20),
     ]
-    problem = problem_of(kinds_of(workloads, fast={}), workloads, rule=RULE)
+    problem = engine_of(kinds_of(workloads, fast={}), workloads, rule=RULE).problem
     prices = {
         each.names[0]: {"a-1": 0.1, "b": 0.5, "c": 0.2}[each.names[0]] for each in problem.classes
     }

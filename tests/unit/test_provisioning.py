@@ -14,7 +14,7 @@ from igniter_prof.provisioning import STRATEGIES, check_plan, plan
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.kinds import device_kind
 from igniter_prof.provisioning.operating import Setting
-from igniter_prof.provisioning.planner import problem_of
+from igniter_prof.provisioning.planner import engine_of as engine_for
 from igniter_prof.provisioning.problem import (
     Choices,
     Configuration,
@@ -329,7 +329,7 @@ def test_identical_workloads_are_one_class_in_natural_order_of_names() -> None:
 
 def engine_of(*workloads: Workload) -> Engine:
     kind = fake_kind(FakePredictor(), workloads)
-    return Engine(problem_of([kind], workloads, rule=RULE))
+    return engine_for([kind], workloads, rule=RULE)
 
 
 A = Workload(name="a", model="small", rate_rps=500, slo_ms=20)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from igniter_prof.errors import Infeasible
 from igniter_prof.provisioning import check_plan, plan
+from igniter_prof.provisioning.operating import Evaluator
 from igniter_prof.provisioning.problem import DeviceKind
 from igniter_prof.provisioning.replan import Change
 from igniter_prof.provisioning.replanner import replanned
@@ -51,11 +53,12 @@ def again(
     old: Plan, workloads: Sequence[Workload], rule: str, move_cost: float
 ) -> tuple[Plan, Change] | None:
     try:
-        return replanned(
+        found = replanned(
             old, kinds(workloads, rule), workloads, rule=rule_of(rule), move_cost=move_cost
         )
     except Infeasible:
         return None
+    return found.plan(), found.change
 
 
 @FAST
@@ -123,8 +126,25 @@ def test_power_and_memory_limits_hold_for_settings_that_stay() -> None:
     assert old is not None
     assert len(old.devices) == 1
     smaller = kinds(pair, "percentile", memory_mib=1000)
-    new, said = replanned(old, smaller, pair, rule=rule_of("percentile"))
-    assert (len(new.devices), len(said.moved)) == (2, 1)
+    found = replanned(old, smaller, pair, rule=rule_of("percentile"))
+    assert (len(found.plan().devices), len(found.change.moved)) == (2, 1)
+
+
+def test_what_changes_is_known_without_any_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Workload(name="a", model="small", rate_rps=20, slo_ms=50)
+    may_go = Workload(name="b", model="large", rate_rps=20, slo_ms=50, priority=1)
+    old = planned([first], "percentile")
+    assert old is not None
+    devices, both = kinds([first, may_go], "percentile"), [first, may_go]
+
+    def refused(*_: object) -> None:
+        raise AssertionError("promised")
+
+    with monkeypatch.context() as within:
+        within.setattr(Evaluator, "promised", refused)
+        found = replanned(old, devices, both, rule=rule_of("percentile"))
+    assert [each.workload for each in found.change.added] == ["b"]
+    assert check_plan(found.plan(), PREDICTOR, both, request_latency=fake_request_latency) == []
 
 
 def test_the_objective_is_that_of_the_plan() -> None:
@@ -132,5 +152,6 @@ def test_the_objective_is_that_of_the_plan() -> None:
     types = kinds([each], "percentile", price_per_hour=2.5)
     rule, price = rule_of("percentile"), Objective(devices=0, price=1)
     old = plan(types, [each], rule=rule, objective=price)
-    new, said = replanned(old, types, [each], rule=rule)
-    assert (new.objective, new.cost, said.cost_before) == (price, 2.5, 2.5)
+    found = replanned(old, types, [each], rule=rule)
+    new = found.plan()
+    assert (new.objective, new.cost, found.change.cost_before) == (price, 2.5, 2.5)
