@@ -16,6 +16,7 @@ from igniter_prof.fitting import fitter
 from igniter_prof.fitting.acprof import fitter as acprof
 from igniter_prof.fitting.acprof.predictor import AcprofPredictor, check_acprof
 from igniter_prof.fitting.latency_models import MODELS as SHARE_MODELS
+from igniter_prof.fitting.model import MAKE_AGAIN
 from igniter_prof.fitting.predictor import Predictor
 from igniter_prof.fitting.validation import silent
 from igniter_prof.records import (
@@ -107,7 +108,7 @@ def load_coefficients(path: Path) -> Coefficients:
     """
     coefficients = read_record(path, Coefficients)
     if not coefficients.models:
-        raise BadInput("holds no models", where=str(path), hint="make it again: igprof fit")
+        raise BadInput("holds no models", where=str(path), hint=MAKE_AGAIN)
     _require_known(coefficients.model)
     if coefficients.model == acprof.NAME:
         check_acprof(coefficients, path)

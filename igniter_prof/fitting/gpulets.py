@@ -15,12 +15,10 @@ from pydantic import Field
 
 from igniter_prof.errors import BadInput
 from igniter_prof.files import parse
-from igniter_prof.fitting.model import Document, Fitted
+from igniter_prof.fitting.model import MAKE_AGAIN, Document, Fitted, require
 from igniter_prof.fitting.physics.model import PhysicsFitted, PhysicsModel
 from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray, Observations, Points
 from igniter_prof.records import Coefficients, Finite, Parameter, Positive, Record
-
-_AGAIN = "make it again: igprof fit"
 
 _WEIGHTS = ("c1_l2_own", "c2_l2_others", "c3_dram_own", "c4_dram_others", "c5")
 
@@ -199,19 +197,17 @@ class GpuletsModel:
 
     def load(self, coefficients: Coefficients) -> GpuletsFitted:
         """See ``model.LatencyModel``."""
-        for name in _WEIGHTS:
-            if name not in coefficients.shared:
-                raise BadInput(f"'shared' lacks the parameter '{name}'", hint=_AGAIN)
+        require(coefficients.shared, _WEIGHTS, "'shared'", not_negative=())
         physics = PhysicsModel(self.name, interference=False).load(coefficients)
         fitted = coefficients.extra.get("fitted")
         extra = parse(fitted, _Extra, "coefficients, extra.fitted")
         missing = [name for name in coefficients.models if name not in extra.alone]
         if missing:
-            raise BadInput(f"extra.fitted.alone lacks '{missing[0]}'", hint=_AGAIN)
+            raise BadInput(f"extra.fitted.alone lacks '{missing[0]}'", hint=MAKE_AGAIN)
         points = {name: extra.alone[name] for name in coefficients.models}
         for name, measured in points.items():
             if all(each.l2_util is None or each.dram_util is None for each in measured):
-                raise BadInput(f"extra.fitted.alone.{name} holds no utilisation", hint=_AGAIN)
+                raise BadInput(f"extra.fitted.alone.{name} holds no utilisation", hint=MAKE_AGAIN)
         return GpuletsFitted(
             np.array([coefficients.shared[name].value for name in _WEIGHTS]),
             _alones(physics, points),

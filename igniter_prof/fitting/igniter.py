@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from igniter_prof.errors import BadInput
-from igniter_prof.fitting.model import Document, Fitted
+from igniter_prof.fitting.model import Document, Fitted, require
 from igniter_prof.fitting.physics.model import PhysicsModel
 from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray, Observations, Points
 from igniter_prof.fitting.quick import Configuration
@@ -28,7 +28,6 @@ from igniter_prof.records import (
     Parameter,
 )
 
-_AGAIN = "make it again: igprof fit"
 _LIGHTWEIGHT = "lightweight"
 
 _BATCHES = (1.0, 16.0, 32.0)
@@ -71,6 +70,7 @@ _PER_MODEL = (
     "power_w_at_0",
     "power_w_per_rate",
 )
+_POSITIVE_PER_MODEL = ("least_active_ms",)
 _NOT_NEGATIVE = ("idle_ms", "input_bytes", "kernels", "output_bytes")
 
 _FROM_PROFILE = (
@@ -391,20 +391,12 @@ def _line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
 def _as_fitted(
     shared: Mapping[str, Parameter], models: Mapping[str, dict[str, Parameter]]
 ) -> LightweightFitted:
-    for name in _SHARED:
-        if name not in shared:
-            raise BadInput(f"'shared' lacks the parameter '{name}'", hint=_AGAIN)
-        if name in _POSITIVE_SHARED and shared[name].value <= 0:
-            raise BadInput(
-                f"'shared': '{name}' is {shared[name].value:g}, not above 0", hint=_AGAIN
-            )
+    require(shared, _SHARED, "'shared'", not_negative=(), positive=_POSITIVE_SHARED)
     for model, parameters in models.items():
-        for name in _PER_MODEL:
-            if name not in parameters:
-                raise BadInput(f"the model '{model}' lacks the parameter '{name}'", hint=_AGAIN)
-            value = parameters[name].value
-            if (name in _NOT_NEGATIVE and value < 0) or (name == "least_active_ms" and value <= 0):
-                raise BadInput(f"the model '{model}': '{name}' is {value:g}, too low", hint=_AGAIN)
+        where = f"the model '{model}'"
+        require(
+            parameters, _PER_MODEL, where, not_negative=_NOT_NEGATIVE, positive=_POSITIVE_PER_MODEL
+        )
     return LightweightFitted(
         {name: shared[name].value for name in _SHARED},
         {name: np.array([m[name].value for m in models.values()]) for name in _PER_MODEL},

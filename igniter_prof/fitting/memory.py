@@ -11,9 +11,10 @@ from typing import Final, Literal
 
 import numpy as np
 
+from igniter_prof.fitting.model import require
 from igniter_prof.fitting.non_negative import fit_non_negative
 from igniter_prof.fitting.points import FloatArray, Observations, Points
-from igniter_prof.fitting.power import SCALE_EXPONENT, require
+from igniter_prof.fitting.power import SCALE_EXPONENT
 from igniter_prof.records import Parameter, Record, TenantMeasurement
 from igniter_prof.units import BYTES_PER_MIB
 
@@ -82,9 +83,9 @@ class MemoryDocument(Record):
         Raises:
             BadInput: a parameter is missing, negative, or none of them.
         """
-        require(self.shared, SHARED, SHARED, "extra.memory")
+        require(self.shared, SHARED, "extra.memory", known=SHARED)
         for found in self.models.values():
-            require(found, PER_MODEL, PER_MODEL, "extra.memory")
+            require(found, PER_MODEL, "extra.memory", known=PER_MODEL)
         return MemoryModel(tuple(models), self.source, self.shared, self.models)
 
 

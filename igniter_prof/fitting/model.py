@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from igniter_prof.errors import BadInput
 from igniter_prof.fitting.points import FloatArray, Observations, Points
 from igniter_prof.records import Coefficients, Parameter
+
+MAKE_AGAIN = "make it again: igprof fit"
+"""Hint where a coefficients file does not hold what ``LatencyModel.load`` needs."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,41 @@ class LatencyModel(Protocol):
     def load(self, coefficients: Coefficients) -> Fitted:
         """What was fitted, from its file. Raises BadInput: something is missing or senseless."""
         ...
+
+
+def require(
+    found: Mapping[str, Parameter],
+    needed: Iterable[str],
+    where: str,
+    *,
+    known: Collection[str] | None = None,
+    not_negative: Collection[str] | None = None,
+    positive: Collection[str] = (),
+) -> None:
+    """Refuse parameters of a coefficients file that no fit has.
+
+    Args:
+        found: by name.
+        needed: must be there.
+        where: what the parameters are of, for the message.
+        known: there may be no others; None: there may be.
+        not_negative: may not be below 0; None: those that are needed or known.
+        positive: must be above 0.
+
+    Raises:
+        BadInput: names the parameter.
+    """
+    needed = tuple(needed)
+    for name in needed:
+        if name not in found:
+            raise BadInput(f"{where} lacks the parameter '{name}'", hint=MAKE_AGAIN)
+    if not_negative is None:
+        not_negative = {*needed, *(known or ())}
+    for name, parameter in found.items():
+        if known is not None and name not in known:
+            raise BadInput(f"{where}: '{name}' is unknown", hint=MAKE_AGAIN)
+        if name in not_negative and parameter.value < 0:
+            raise BadInput(f"{where}: '{name}' is {parameter.value:g}, below 0", hint=MAKE_AGAIN)
+        if name in positive and parameter.value <= 0:
+            what = f"{where}: '{name}' is {parameter.value:g}, not above 0"
+            raise BadInput(what, hint=MAKE_AGAIN)

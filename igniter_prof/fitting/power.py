@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from igniter_prof.errors import BadInput
+from igniter_prof.fitting.model import require
 from igniter_prof.fitting.non_negative import fit_non_negative, non_negative
 from igniter_prof.fitting.points import BoolArray, FloatArray, Observations, Points
 from igniter_prof.records import DevicePower, Parameter, Record
@@ -36,8 +36,6 @@ SHARED = (
 
 ``held_power_w`` is what a device that the limit slows draws in the mean: a little less than it.
 """
-
-AGAIN = "make it again: igprof fit"
 
 LOWEST_CLOCK = 0.3
 """Part of its highest clock below which no power limit slows a device."""
@@ -455,19 +453,8 @@ class PowerDocument(Record):
         needed: tuple[str, ...] = ("idle_power_w",)
         if "clock_drop_mhz_per_w" in self.shared:
             needed += ("max_clock_mhz", "power_limit_w")
-        require(self.shared, needed, SHARED, "extra.power")
+        require(self.shared, needed, "extra.power", known=SHARED)
         for found in self.models.values():
-            require(found, (*PER_MODEL, TRANSFER), (*PER_MODEL, TRANSFER), "extra.power")
+            known = (*PER_MODEL, TRANSFER)
+            require(found, known, "extra.power", known=known)
         return PowerModel(tuple(models), self.shared, self.models)
-
-
-def require(
-    found: Mapping[str, Parameter], needed: Sequence[str], known: Sequence[str], where: str
-) -> None:
-    """Refuse parameters by name that are missing, unknown or negative. Raises BadInput."""
-    for name in needed:
-        if name not in found:
-            raise BadInput(f"{where} lacks the parameter '{name}'", hint=AGAIN)
-    for name, parameter in found.items():
-        if name not in known or parameter.value < 0:
-            raise BadInput(f"{where}: '{name}' is unknown or below 0", hint=AGAIN)

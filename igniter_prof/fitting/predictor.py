@@ -24,8 +24,6 @@ from igniter_prof.fitting.resources import load_resources
 from igniter_prof.fitting.tables import LatencyTable, PointsTable, Tabulated
 from igniter_prof.records import Coefficients, Finite, Prediction, Record, Tenant
 
-_AGAIN = "make it again: igprof fit"
-
 _OUTSIDE = 0.25
 """How much a factor e beyond what was profiled widens an interval, as a logarithm."""
 

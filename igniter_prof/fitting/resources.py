@@ -13,7 +13,7 @@ from igniter_prof.files import parse
 from igniter_prof.fitting import accuracy, conformal
 from igniter_prof.fitting.holdout import NEVER, point_folds
 from igniter_prof.fitting.memory import MemoryDocument, MemoryModel, fit_memory, measured_memory
-from igniter_prof.fitting.model import Fitted
+from igniter_prof.fitting.model import MAKE_AGAIN, Fitted
 from igniter_prof.fitting.points import (
     MODEL_ERROR,
     BoolArray,
@@ -22,7 +22,6 @@ from igniter_prof.fitting.points import (
     Points,
 )
 from igniter_prof.fitting.power import (
-    AGAIN,
     PowerDocument,
     PowerModel,
     fit_power,
@@ -185,7 +184,7 @@ def load_resources(extra: Mapping[str, Any], models: Sequence[str]) -> Resources
         kept = parse(found, _PowerExtra, "coefficients, extra.power")
         interval, energy_interval = kept.interval, kept.energy_interval
         if not all(low <= 0.0 <= high for low, high in (interval, energy_interval)):
-            raise BadInput("extra.power: an interval does not hold 0", hint=AGAIN)
+            raise BadInput("extra.power: an interval does not hold 0", hint=MAKE_AGAIN)
         power = kept.load(models)
     if (found := extra.get("memory")) is not None:
         memory = parse(found, MemoryDocument, "coefficients, extra.memory").load(models)

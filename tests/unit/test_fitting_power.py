@@ -254,9 +254,23 @@ def test_a_profile_without_power_predicts_latency_alone() -> None:
     assert found.memory_mib is None
 
 
-def test_a_broken_parameter_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("idle_power_w", -1.0, "extra.power: 'idle_power_w' is -1, below 0"),
+        ("idle_power_w", None, "extra.power lacks the parameter 'idle_power_w'"),
+        ("idle_power_kw", 1.0, "extra.power: 'idle_power_kw' is unknown"),
+    ],
+)
+def test_a_broken_parameter_is_refused(name: str, value: float | None, what: str) -> None:
     made = fit(powered(solo_cells()), GPU, profile_hash="0", model="none", holdout=0.0)
     document = made.model_dump(mode="json")
-    document["extra"]["power"]["shared"]["idle_power_w"]["value"] = -1.0
-    with pytest.raises(BadInput, match="idle_power_w"):
+    shared = document["extra"]["power"]["shared"]
+    if value is None:
+        del shared[name]
+    else:
+        shared[name] = {"value": value}
+    with pytest.raises(BadInput) as caught:
         Predictor(Coefficients.model_validate(document))
+    assert what in caught.value.what
+    assert caught.value.hint == "make it again: igprof fit"

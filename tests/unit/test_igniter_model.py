@@ -328,8 +328,8 @@ def test_latencies_that_no_curve_meets_are_refused(monkeypatch: pytest.MonkeyPat
         ("shared", "clock_drop_mhz_per_w", None, "'shared' lacks the parameter"),
         ("shared", "bytes_per_ms", 0.0, "'bytes_per_ms' is 0, not above 0"),
         ("small", "k4", None, "the model 'small' lacks the parameter 'k4'"),
-        ("small", "kernels", -1.0, "'kernels' is -1, too low"),
-        ("large", "least_active_ms", 0.0, "'least_active_ms' is 0, too low"),
+        ("small", "kernels", -1.0, "'kernels' is -1, below 0"),
+        ("large", "least_active_ms", 0.0, "'least_active_ms' is 0, not above 0"),
     ],
 )
 def test_damaged_coefficients_are_refused(

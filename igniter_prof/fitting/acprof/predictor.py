@@ -14,10 +14,11 @@ from igniter_prof.files import parse
 from igniter_prof.fitting.acprof.fitter import prefix
 from igniter_prof.fitting.acprof.forms import AXES, NAMES, Form
 from igniter_prof.fitting.acprof.tasks import MODES, cores_of
+from igniter_prof.fitting.model import MAKE_AGAIN
 from igniter_prof.fitting.points import FloatArray
 from igniter_prof.records import Coefficients, Finite, Positive, Prediction, Record, Tenant
 
-_AGAIN = "make it again: igprof fit --model acprof"
+_AGAIN = f"{MAKE_AGAIN} --model acprof"
 _OUTSIDE = 0.5
 """How much a factor e beyond what was profiled widens an interval, as a logarithm.
 

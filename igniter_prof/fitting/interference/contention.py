@@ -11,13 +11,13 @@ and 10). Terms whose quantity the profile does not hold are left out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from igniter_prof.errors import BadInput
 from igniter_prof.fitting.interference.traits import Traits
+from igniter_prof.fitting.model import require
 from igniter_prof.fitting.points import BoolArray, FloatArray, Points
 from igniter_prof.records import Parameter
 
@@ -72,18 +72,14 @@ class Contention:
 
 
 def contention_of(
-    traits: Traits, values: Sequence[Parameter], without: Collection[str] = ()
+    traits: Traits, shared: Mapping[str, Parameter], without: Collection[str] = ()
 ) -> Contention:
-    """From the parameters in the order of ``NAMES``. Raises BadInput: one is below 0."""
-    for name, each in zip(NAMES, values, strict=True):
-        if not 0 <= each.value < np.inf:
-            raise BadInput(
-                f"'shared': '{name}' is {each.value:g}", hint="make it again: igprof fit"
-            )
+    """From the parameters of the device. Raises BadInput: one is missing, or below 0."""
+    require(shared, NAMES, "'shared'")
     return Contention(
         traits,
-        np.array([each.value for each in values]),
-        np.array([each.std_error or 0.0 for each in values]),
+        np.array([shared[name].value for name in NAMES]),
+        np.array([shared[name].std_error or 0.0 for name in NAMES]),
         frozenset(without),
     )
 

@@ -91,8 +91,13 @@ def matern(a: FloatArray, b: FloatArray, lengths: FloatArray) -> FloatArray:
     k = np.ones((len(a), len(b)))
     for column in range(a.shape[1]):
         r = np.sqrt(5.0) / lengths[column] * np.abs(a[:, None, column] - b[None, :, column])
-        k *= (1.0 + r + r * r / 3.0) * np.exp(-r)
+        k *= matern_at(r)
     return k
+
+
+def matern_at(r: FloatArray) -> FloatArray:
+    """Matérn 5/2 of variance 1 at distances that are given in length scales, times sqrt(5)."""
+    return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))
 
 
 def matern_slope(square: FloatArray, length: float) -> FloatArray:

@@ -19,7 +19,6 @@ from igniter_prof.fitting.interference import together
 from igniter_prof.fitting.interference.alone import NAMES as ALONE_NAMES
 from igniter_prof.fitting.interference.alone import Alone, coordinates, fit_process
 from igniter_prof.fitting.interference.contention import (
-    NAMES,
     Contention,
     contention_of,
     fit_contention,
@@ -28,7 +27,7 @@ from igniter_prof.fitting.interference.single import SingleCells
 from igniter_prof.fitting.interference.table import InterferenceTable
 from igniter_prof.fitting.interference.together import Correction, Kernel, Scale
 from igniter_prof.fitting.interference.traits import Traits, TraitsDocument, find_traits
-from igniter_prof.fitting.model import Document, Fitted
+from igniter_prof.fitting.model import MAKE_AGAIN, Document, Fitted
 from igniter_prof.fitting.physics import equations
 from igniter_prof.fitting.physics.model import PhysicsFitted, PhysicsModel
 from igniter_prof.fitting.points import (
@@ -46,7 +45,6 @@ from igniter_prof.records import Coefficients, Finite, Positive, Record, TenantM
 TERMS = ("contention", "transfer", "scheduling", "clock", "alone", *together.TERMS)
 """Terms that an ablation may leave out; ``alone``: the correction of latencies alone."""
 
-_AGAIN = "make it again: igprof fit"
 _SOLO = PhysicsModel("none", interference=False)
 _DERIVED_ERROR = 0.01
 """Relative error of a latency that was put together from a GPU profiler's times."""
@@ -376,35 +374,31 @@ class IgprofModel:
     def load(self, coefficients: Coefficients) -> IgprofFitted:
         """See ``model.LatencyModel``."""
         if "fitted" not in coefficients.extra:
-            raise BadInput("extra.fitted is missing", hint=_AGAIN)
+            raise BadInput("extra.fitted is missing", hint=MAKE_AGAIN)
         extra = parse(coefficients.extra["fitted"], _Extra, "coefficients, extra.fitted")
         physics = _SOLO.load(coefficients)
         n_models, rows = len(coefficients.models), extra.rows
         if len({len(getattr(rows, name)) for name in _Rows.model_fields}) != 1:
-            raise BadInput("extra.fitted.rows has lists of different lengths", hint=_AGAIN)
+            raise BadInput("extra.fitted.rows has lists of different lengths", hint=MAKE_AGAIN)
         x = _points(rows)
         if len(x) and int(x.model.max()) >= n_models:
-            raise BadInput("extra.fitted.rows names a model that is not there", hint=_AGAIN)
+            raise BadInput("extra.fitted.rows names a model that is not there", hint=MAKE_AGAIN)
         equations_only = "alone" in extra.without
         wanted = 0 if equations_only else len(ALONE_NAMES)
         if [len(theta or ()) for theta in extra.alone] != [wanted] * n_models:
-            raise BadInput("extra.fitted.alone does not fit the models", hint=_AGAIN)
+            raise BadInput("extra.fitted.alone does not fit the models", hint=MAKE_AGAIN)
         if set(x.model[x.tenants == 1].tolist()) != set(range(n_models)):
-            raise BadInput("extra.fitted.rows lacks a model alone", hint=_AGAIN)
+            raise BadInput("extra.fitted.rows lacks a model alone", hint=MAKE_AGAIN)
         traits = extra.traits.load(tuple(coefficients.models))
         without = frozenset(extra.without)
         if not without <= set(TERMS):
-            raise BadInput("extra.fitted.without names a term that is not there", hint=_AGAIN)
+            raise BadInput("extra.fitted.without names a term that is not there", hint=MAKE_AGAIN)
         training = Training(x, np.array(rows.log_ms), np.array(rows.noise))
-        missing = [name for name in NAMES if name not in coefficients.shared]
-        if missing:
-            raise BadInput(f"'shared' lacks the parameter '{missing[0]}'", hint=_AGAIN)
-        values = [coefficients.shared[name] for name in NAMES]
-        contention = contention_of(traits, values, without)
+        contention = contention_of(traits, coefficients.shared, without)
         n_features = len(extra.feature_mean)
         fits = len(extra.kernel) == len(together.prior(n_features).mean)
         if not fits or len(extra.feature_spread) != n_features:
-            raise BadInput("extra.fitted.kernel does not fit the features", hint=_AGAIN)
+            raise BadInput("extra.fitted.kernel does not fit the features", hint=MAKE_AGAIN)
         kernel = Kernel(np.array(extra.kernel), n_features)
         scale = Scale(np.array(extra.feature_mean), np.array(extra.feature_spread))
         thetas = [None if t is None else np.array(t) for t in extra.alone]
@@ -413,7 +407,7 @@ class IgprofModel:
                 alone = _fit_alone(physics, training, thetas, None, equations_only)
                 return _assemble(alone, traits, contention, training, kernel, scale, without, (), 0)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError):
-            raise BadInput("extra.fitted has numbers that no fit has", hint=_AGAIN) from None
+            raise BadInput("extra.fitted has numbers that no fit has", hint=MAKE_AGAIN) from None
 
 
 _ALONE_ONLY = (

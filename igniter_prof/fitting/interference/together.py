@@ -29,6 +29,7 @@ from igniter_prof.fitting.interference.gaussian import (
     Slopes,
     distances,
     matern,
+    matern_at,
     matern_slope,
     most_likely,
     squared_exponential,
@@ -182,7 +183,7 @@ class Kernel:
         own, other = a.own == b.own, a.other == b.other
         away = (((a.features - b.features) / self.lengths) ** 2).sum(axis=1)
         r = np.sqrt(5.0) * np.abs(a.place - b.place) / self.pair_lengths
-        rough = ((1.0 + r + r * r / 3.0) * np.exp(-r)).prod(axis=1)
+        rough = matern_at(r).prod(axis=1)
         return np.asarray(
             v[0]
             + v[1] * a.features[:, 0] * b.features[:, 0]
@@ -272,8 +273,7 @@ def likely_kernel(
         smooth = v[3] * np.exp(-0.5 * np.asarray(exponent))
         rough = v[6] * both
         for s, length in zip(places, pair_lengths, strict=True):
-            r = np.sqrt(5.0 * s) / length
-            rough = rough * ((1.0 + r + r * r / 3.0) * np.exp(-r))
+            rough = rough * matern_at(np.sqrt(5.0 * s) / length)
         steady = [v[0] * fixed[0], v[1] * fixed[1], v[2] * fixed[2]]
         levels = [v[4] * fixed[3], v[5] * fixed[4]]
         noise_part = v[7] * np.eye(n)

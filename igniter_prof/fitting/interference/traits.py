@@ -10,11 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from igniter_prof.errors import BadInput
+from igniter_prof.fitting.model import MAKE_AGAIN
 from igniter_prof.fitting.points import FloatArray, Observations, Points
 from igniter_prof.fitting.power import PowerDocument, PowerModel, fit_power
 from igniter_prof.records import Positive, Record
-
-_AGAIN = "make it again: igprof fit"
 
 USUAL_BYTES_PER_MS = 1e7
 """Of PCIe 3.0 x16 as applications see it; iGniter's value for its V100."""
@@ -82,10 +81,10 @@ class TraitsDocument(Record):
             BadInput: they are of other models.
         """
         if not len(self.kernels) == len(self.item_bytes) == len(models):
-            raise BadInput("extra.fitted.traits does not fit the models", hint=_AGAIN)
+            raise BadInput("extra.fitted.traits does not fit the models", hint=MAKE_AGAIN)
         power = None if self.power is None else self.power.load(models)
         if power is not None and not set(models) <= set(power.parameters):
-            raise BadInput("extra.fitted.traits lacks the power of a model", hint=_AGAIN)
+            raise BadInput("extra.fitted.traits lacks the power of a model", hint=MAKE_AGAIN)
         return Traits(
             np.array([np.nan if v is None else v for v in self.kernels]),
             np.array([np.nan if v is None else v for v in self.item_bytes]),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from igniter_prof.errors import BadInput
-from igniter_prof.fitting.model import Document, Fitted
+from igniter_prof.fitting.model import MAKE_AGAIN, Document, Fitted, require
 from igniter_prof.fitting.physics import equations
 from igniter_prof.fitting.physics.equations import PER_MODEL, SHARED, Terms
 from igniter_prof.fitting.physics.estimate import Estimate, estimate
 from igniter_prof.fitting.points import FloatArray, Observations, Points
-from igniter_prof.records import Coefficients, Parameter, TenantMeasurement
-
-_AGAIN = "make it again: igprof fit"
+from igniter_prof.records import Coefficients, TenantMeasurement
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,11 @@ class PhysicsModel:
     def load(self, coefficients: Coefficients) -> PhysicsFitted:
         """See ``model.LatencyModel``."""
         for name, parameters in coefficients.models.items():
-            _check_terms(parameters, PER_MODEL, f"the model '{name}'")
-        _check_terms(coefficients.shared, SHARED, "'shared'")
+            require(parameters, PER_MODEL, f"the model '{name}'")
+        require(coefficients.shared, SHARED, "'shared'")
         loads = read_numbers(coefficients, "load_fraction", len(coefficients.models))
         if not ((loads >= 0) & (loads <= 1)).all():
-            raise BadInput("extra.fitted.load_fraction is outside of 0-1", hint=_AGAIN)
+            raise BadInput("extra.fitted.load_fraction is outside of 0-1", hint=MAKE_AGAIN)
         terms = _terms(coefficients)
         kept = Estimate(terms, coefficients.shared, coefficients.models, ())
         return PhysicsFitted(kept, loads)
@@ -97,7 +95,7 @@ def read_numbers(coefficients: Coefficients, name: str, count: int) -> FloatArra
     except (TypeError, ValueError):
         values = np.zeros(0)
     if values.shape != (count,) or not np.isfinite(values).all():
-        raise BadInput(f"extra.fitted.{name} is not {count} numbers", hint=_AGAIN)
+        raise BadInput(f"extra.fitted.{name} is not {count} numbers", hint=MAKE_AGAIN)
     return values
 
 
@@ -125,16 +123,6 @@ def _loading(measured: TenantMeasurement) -> list[float]:
     elif times is not None:
         given.append((times.compute_input_ms, times.compute_output_ms))
     return [up / (up + down) for up, down in given if up + down > 0]
-
-
-def _check_terms(parameters: Mapping[str, Parameter], wanted: Iterable[str], of: str) -> None:
-    """Refuse what ``_terms`` would else fill in, and what would make latencies fall or negative."""
-    for name in wanted:
-        if name not in parameters:
-            raise BadInput(f"{of} lacks the parameter '{name}'", hint=_AGAIN)
-        if parameters[name].value < 0:
-            value = parameters[name].value
-            raise BadInput(f"{of}: '{name}' is {value:g}, below 0", hint=_AGAIN)
 
 
 def _terms(coefficients: Coefficients) -> Terms:
