@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.common import json_option, print_json, print_notes, print_table
+from igniter_prof.cli.options import (
+    asked_of,
+    latency_rule_option,
+    share_step_option,
+    time_limit_option,
+)
 
 if TYPE_CHECKING:
     from igniter_prof.provisioning.alone import Alone, OneType
@@ -27,19 +33,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The device types, with their coefficients and prices.",
 )
-@click.option("--latency-rule", metavar="NAME", help="percentile, or half-mean.")
-@click.option("--share-step", "share_step_pct", type=float, help="In percent.  [default: 5]")
+@latency_rule_option
+@share_step_option
 @click.option(
     "--totals", is_flag=True, help="What all workloads cost on one type only, and on all types."
 )
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds for each plan of --totals.",
-)
+@time_limit_option("Seconds for each plan of --totals.")
 @json_option
 def command(
     workloads: Path,
@@ -55,19 +54,14 @@ def command(
 
     docs/cheapest.md says how the price of a share is counted, and what iGniter chooses.
     """
-    from igniter_prof.config.workloads import load_workloads
     from igniter_prof.provisioning.alone import alone, one_type_for_all, priced
     from igniter_prof.provisioning.inventory import kinds_of
-    from igniter_prof.provisioning.rules import asked_rule
     from igniter_prof.provisioning.sources import inventory_of_files
 
-    file = load_workloads(workloads)
-    asked = file.merged()
-    rule = asked_rule(latency_rule or file.defaults.latency_rule, None, file.defaults.confidence)
+    asked, rule = asked_of(workloads, latency_rule)
     inventory = inventory_of_files(devices, coefficients, share_step_pct=share_step_pct)
     kinds, notes = kinds_of(inventory, asked, rule)
-    for each in notes:
-        note(f"note: {each}")
+    print_notes(notes)
     found = alone(kinds, asked, rule)
     together = None
     if totals:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO, TypeVar
 
 import click
 from pydantic import BaseModel
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_SHOWN = 40
+"""Rows of a table whose --json has all."""
+MAX_WARNINGS = 10
 
 
 def json_option(function: F) -> F:
@@ -45,6 +49,29 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     width = None if sys.stdout.isatty() else 160
     # names and log lines are text, not markup
     Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def print_most(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table of the first ``MAX_SHOWN`` rows, and how many more there are."""
+    if rows:
+        print_table(title, columns, rows[:MAX_SHOWN])
+    if len(rows) > MAX_SHOWN:
+        note(f"… and {len(rows) - MAX_SHOWN} more (--json has all)")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What a reader of the answer should know, a line each, on standard error."""
+    for each in notes:
+        note(f"note: {each}")
+
+
+def warn_of_outside(warnings: Sequence[str]) -> None:
+    """What cells lie outside of what was profiled: the first kinds of them, on standard error."""
+    for warning in warnings[:MAX_WARNINGS]:
+        note(f"warning: {warning}")
+    if len(warnings) > MAX_WARNINGS:
+        more = len(warnings) - MAX_WARNINGS
+        note(f"warning: and {more} more kinds of cells outside the profile")
 
 
 def note(message: str) -> None:

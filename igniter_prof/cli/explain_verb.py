@@ -8,25 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import OutFile, keep_inputs
+from igniter_prof.cli.common import json_option, note, print_json, print_table, warn_of_outside
+from igniter_prof.cli.options import OutFile, cells_option, keep_inputs
 
 if TYPE_CHECKING:
     from igniter_prof.config.cells_csv import CellTable
     from igniter_prof.fitting import Explanation
 
-_WARNINGS = 10
-
 
 @click.command("explain")
 @click.argument("coefficients", metavar="COEFFICIENTS.json", type=click.Path(path_type=Path))
-@click.option(
-    "--cells",
-    "cells_path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,… (docs/predict.md).",
-)
+@cells_option
 @click.option("--out", type=OutFile(), help="CSV of the terms, one row a tenant.")
 @json_option
 def command(coefficients: Path, cells_path: Path, out: Path | None, as_json: bool) -> None:
@@ -47,11 +39,7 @@ def command(coefficients: Path, cells_path: Path, out: Path | None, as_json: boo
     rows = _rows(table, explained)
     if out is not None:
         write_csv(out, [_fields(row) for row in rows], list(_fields(rows[0])))
-    for warning in explained.warnings[:_WARNINGS]:
-        note(f"warning: {warning}")
-    if len(explained.warnings) > _WARNINGS:
-        more = len(explained.warnings) - _WARNINGS
-        note(f"warning: and {more} more kinds of cells outside the profile")
+    warn_of_outside(explained.warnings)
     if as_json:
         print_json({"model": known.model, "tenants": rows, "warnings": explained.warnings})
     elif out is None:

@@ -1,16 +1,18 @@
-"""Options that several verbs share: how tenants are served, and lists of values."""
+"""Options that several verbs share: how tenants are served, planned, and lists of values."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from igniter_prof.records import Device, Plan
+    from igniter_prof.provisioning.problem import DeviceKind
+    from igniter_prof.provisioning.rules import Rule
+    from igniter_prof.records import Device, Plan, Workload
     from igniter_prof.serving import ServeOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -164,6 +166,132 @@ def remote_options(function: F) -> F:
             ),
         ],
     )
+
+
+def cells_option(function: F) -> F:
+    """Add ``--cells``: the rows to answer."""
+    option = click.option(
+        "--cells",
+        "cells_path",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,… (docs/predict.md).",
+    )
+    return option(function)
+
+
+def latency_rule_option(function: F) -> F:
+    """Add ``--latency-rule``."""
+    option = click.option(
+        "--latency-rule",
+        metavar="NAME",
+        help="What 'within its SLO' means: percentile, or half-mean (iGniter's rule). Default: that"
+        " of the workloads file.",
+    )
+    return option(function)
+
+
+def share_step_option(function: F) -> F:
+    """Add ``--share-step``."""
+    option = click.option(
+        "--share-step", "share_step_pct", type=float, help="In percent.  [default: 5]"
+    )
+    return option(function)
+
+
+def time_limit_option(help: str) -> Callable[[F], F]:
+    """``--time-limit`` of a search, in seconds."""
+    return click.option(
+        "--time-limit",
+        "time_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        help=help,
+    )
+
+
+def again_options(function: F) -> F:
+    """Add what planning again takes besides the plan and what is changed."""
+    return _add(
+        function,
+        [
+            click.option(
+                "--coefficients",
+                metavar="COEFFICIENTS.json",
+                type=click.Path(path_type=Path),
+                help="Others than the plan was made from.",
+            ),
+            click.option(
+                "--devices",
+                metavar="DEVICES.yaml",
+                type=click.Path(path_type=Path),
+                help="Other device types than the plan was made with.",
+            ),
+            click.option(
+                "--move-cost",
+                type=click.FloatRange(min=0),
+                default=0.1,
+                show_default=True,
+                help="What moving a tenant costs, in the unit of the plan's objective (a device).",
+            ),
+            time_limit_option("Seconds to look for something better."),
+        ],
+    )
+
+
+class Basis(NamedTuple):
+    """What a plan is changed by: its rule, devices that may be used, and what was read for it."""
+
+    rule: Rule
+    kinds: Sequence[DeviceKind]
+    files: tuple[Path, ...]
+    notes: Sequence[str]
+
+
+def basis_of(
+    plan: Plan,
+    path: Path,
+    asked: Sequence[Workload],
+    *,
+    coefficients: Path | None,
+    devices: Path | None,
+    lose: tuple[str, ...],
+) -> Basis:
+    """From the options of ``again_options``; ``path`` is the plan's file, ``asked`` what to place.
+
+    Raises:
+        BadInput: a file is missing or wrong, a model or a device is not known.
+        Infeasible: no device is left.
+    """
+    from igniter_prof.provisioning.checker import DEFAULT_RULE
+    from igniter_prof.provisioning.inventory import kinds_of
+    from igniter_prof.provisioning.rules import rule_of
+    from igniter_prof.provisioning.sources import inventory_of_plan
+
+    rule = rule_of(plan.latency_rule or DEFAULT_RULE)
+    inventory, notes = inventory_of_plan(
+        plan, path, coefficients=coefficients, devices=devices, lost=lose
+    )
+    kinds, narrowed = kinds_of(inventory, asked, rule, plan.objective)
+    return Basis(rule, kinds, inventory.files, [*notes, *narrowed])
+
+
+def asked_of(
+    path: Path, latency_rule: str | None, confidence: float | None = None
+) -> tuple[tuple[Workload, ...], Rule]:
+    """The workloads of a file, and the rule of the options, else the file's, else the usual.
+
+    Raises:
+        BadInput: the file is missing or wrong, or there is no such rule or confidence.
+    """
+    from igniter_prof.config.workloads import load_workloads
+    from igniter_prof.provisioning.rules import asked_rule
+
+    file = load_workloads(path)
+    defaults = file.defaults
+    rule = asked_rule(latency_rule or defaults.latency_rule, confidence, defaults.confidence)
+    return file.merged(), rule
 
 
 def on_option(function: F) -> F:

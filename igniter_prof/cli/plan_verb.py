@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json
-from igniter_prof.cli.options import OutFile, keep_inputs
+from igniter_prof.cli.common import json_option, note, print_json, print_notes
+from igniter_prof.cli.options import (
+    OutFile,
+    asked_of,
+    keep_inputs,
+    latency_rule_option,
+    share_step_option,
+    time_limit_option,
+)
 from igniter_prof.cli.plan_table import print_plan
 
 
@@ -31,12 +38,7 @@ from igniter_prof.cli.plan_table import print_plan
     help="Device types: coefficients, number, price, limits. Types that name no coefficients have"
     " those of the command line.",
 )
-@click.option(
-    "--latency-rule",
-    metavar="NAME",
-    help="What 'within its SLO' means: percentile, or half-mean (iGniter's rule). Default: that"
-    " of the workloads file.",
-)
+@latency_rule_option
 @click.option(
     "--confidence",
     type=float,
@@ -52,7 +54,7 @@ from igniter_prof.cli.plan_table import print_plan
     metavar="TEXT",
     help="What to minimise: devices, price, power, or a sum such as price+0.01*power.",
 )
-@click.option("--share-step", "share_step_pct", type=float, help="In percent.  [default: 5]")
+@share_step_option
 @click.option(
     "--max-tenants", type=click.IntRange(min=1), help="Most tenants of one device.  [default: 4]"
 )
@@ -67,14 +69,7 @@ from igniter_prof.cli.plan_table import print_plan
     help="Use shares and batch sizes outside of what was profiled, too. (How many tenants share a"
     " device, and which, --max-tenants alone limits.)",
 )
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds to look for a cheaper plan and a better bound.",
-)
+@time_limit_option("Seconds to look for a cheaper plan and a better bound.")
 @click.option(
     "--gap",
     type=click.FloatRange(min=0),
@@ -110,18 +105,14 @@ def command(
     answer is proven; docs/workloads.md and docs/devices.md how workloads and device types are
     written.
     """
-    from igniter_prof.config.workloads import load_workloads, workloads_digest
+    from igniter_prof.config.workloads import workloads_digest
     from igniter_prof.files import write_json
     from igniter_prof.provisioning import plan
     from igniter_prof.provisioning.inventory import kinds_of, load_inventory
     from igniter_prof.provisioning.objectives import parse_objective
-    from igniter_prof.provisioning.rules import asked_rule
 
     keep_inputs(out, coefficients, workloads, devices_file)
-    file = load_workloads(workloads)
-    asked = file.merged()
-    defaults = file.defaults
-    rule = asked_rule(latency_rule or defaults.latency_rule, confidence, defaults.confidence)
+    asked, rule = asked_of(workloads, latency_rule, confidence)
     objective = parse_objective(objective_text)
     inventory = load_inventory(
         coefficients,
@@ -150,6 +141,5 @@ def command(
         print_json(made)
         return
     print_plan(made)
-    for each in made.notes:
-        note(f"note: {each}")
+    print_notes(made.notes)
     note(f"wrote {out}")

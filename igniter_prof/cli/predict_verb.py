@@ -7,25 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json
-from igniter_prof.cli.options import OutFile, keep_inputs
+from igniter_prof.cli.common import json_option, note, print_json, warn_of_outside
+from igniter_prof.cli.options import OutFile, cells_option, keep_inputs
 
 if TYPE_CHECKING:
     from igniter_prof.config.cells_csv import CellRow, CellTable
     from igniter_prof.fitting import CellPredictor
 
-_WARNINGS = 10
-
 
 @click.command("predict")
 @click.argument("coefficients", metavar="COEFFICIENTS.json", type=click.Path(path_type=Path))
-@click.option(
-    "--cells",
-    "cells_path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="CSV, one row a cell: model_1,batch_size_1,share_pct_1,model_2,… (docs/predict.md).",
-)
+@cells_option
 @click.option("--out", type=OutFile(), required=True, help="CSV of the predictions.")
 @json_option
 def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> None:
@@ -57,10 +49,7 @@ def command(coefficients: Path, cells_path: Path, out: Path, as_json: bool) -> N
         ],
     )
     warnings = model.outside_of_all(cells)
-    for warning in warnings[:_WARNINGS]:
-        note(f"warning: {warning}")
-    if len(warnings) > _WARNINGS:
-        note(f"warning: and {len(warnings) - _WARNINGS} more kinds of cells outside the profile")
+    warn_of_outside(warnings)
     if as_json:
         print_json(
             {

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json, print_table
-from igniter_prof.cli.options import OutFile, keep_inputs
+from igniter_prof.cli.common import json_option, note, print_json, print_most, print_notes
+from igniter_prof.cli.options import OutFile, again_options, basis_of, keep_inputs
 
 if TYPE_CHECKING:
     from igniter_prof.provisioning.replan import Change
-
-MAX_SHOWN = 40
 
 
 @click.command("replan", short_help="Change a plan for other workloads, moving few of them.")
@@ -21,38 +19,12 @@ MAX_SHOWN = 40
 @click.argument("workloads", metavar="WORKLOADS", type=click.Path(path_type=Path))
 @click.option("--out", required=True, metavar="NEW.json", type=OutFile(), help="The new plan.")
 @click.option(
-    "--coefficients",
-    metavar="COEFFICIENTS.json",
-    type=click.Path(path_type=Path),
-    help="Others than the plan was made from.",
-)
-@click.option(
-    "--devices",
-    metavar="DEVICES.yaml",
-    type=click.Path(path_type=Path),
-    help="Other device types than the plan was made with.",
-)
-@click.option(
-    "--move-cost",
-    type=click.FloatRange(min=0),
-    default=0.1,
-    show_default=True,
-    help="What moving a tenant costs, in the unit of the plan's objective (a device).",
-)
-@click.option(
     "--lose",
     multiple=True,
     metavar="DEVICE",
     help="A device of the plan that is no longer there (repeatable).",
 )
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds to look for something better.",
-)
+@again_options
 @json_option
 def command(
     plan: Path,
@@ -72,37 +44,29 @@ def command(
     """
     from igniter_prof.config.workloads import read_workloads, workloads_digest
     from igniter_prof.files import write_json
-    from igniter_prof.provisioning.checker import DEFAULT_RULE, read_plan
-    from igniter_prof.provisioning.inventory import kinds_of
+    from igniter_prof.provisioning.checker import read_plan
     from igniter_prof.provisioning.replanner import replanned
-    from igniter_prof.provisioning.rules import rule_of
-    from igniter_prof.provisioning.sources import inventory_of_plan
 
     keep_inputs(out, workloads, coefficients, devices)
     old, asked = read_plan(plan), read_workloads(workloads)
-    rule = rule_of(old.latency_rule or DEFAULT_RULE)
-    inventory, notes = inventory_of_plan(
-        old, plan, coefficients=coefficients, devices=devices, lost=lose
-    )
-    keep_inputs(out, *inventory.files)
-    kinds, narrowed = kinds_of(inventory, asked, rule, old.objective)
+    basis = basis_of(old, plan, asked, coefficients=coefficients, devices=devices, lose=lose)
+    keep_inputs(out, *basis.files)
     outcome = replanned(
         old,
-        kinds,
+        basis.kinds,
         asked,
-        rule=rule,
+        rule=basis.rule,
         move_cost=move_cost,
         lost=lose,
         time_limit_s=time_limit_s,
     )
-    made = outcome.plan(workloads_hash=workloads_digest(asked), notes=[*notes, *narrowed])
+    made = outcome.plan(workloads_hash=workloads_digest(asked), notes=basis.notes)
     write_json(out, made)
     if as_json:
         print_json({"written": str(out), **outcome.change.model_dump(mode="json")})
         return
     print_change(outcome.change)
-    for each in made.notes:
-        note(f"note: {each}")
+    print_notes(made.notes)
     note(f"wrote {out}")
 
 
@@ -120,11 +84,7 @@ def print_change(said: Change) -> None:
             f" -> b{each.batch_size} {each.share_pct:g}%"
         )
         rows.append(("in place", each.workload, each.device, each.device, settings))
-    if rows:
-        columns = ("", "workload", "from", "to", "batch and share")
-        print_table("changes", columns, rows[:MAX_SHOWN])
-    if len(rows) > MAX_SHOWN:
-        note(f"… and {len(rows) - MAX_SHOWN} more (--json has all)")
+    print_most("changes", ("", "workload", "from", "to", "batch and share"), rows)
 
 
 def headline(said: Change) -> str:

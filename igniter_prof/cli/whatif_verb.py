@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from igniter_prof.cli.common import json_option, note, print_json, print_table
+from igniter_prof.cli.common import json_option, print_json, print_most, print_notes
+from igniter_prof.cli.options import again_options, basis_of
 
 if TYPE_CHECKING:
     from igniter_prof.errors import Infeasible
     from igniter_prof.provisioning.replan import Change
     from igniter_prof.provisioning.whatif import Headroom, Standing
-
-MAX_SHOWN = 40
 
 
 @click.command("whatif", short_help="What a change of workloads or devices would do to a plan.")
@@ -40,33 +39,7 @@ MAX_SHOWN = 40
     type=click.Path(path_type=Path),
     help="What the plan was made for: it says who may be left out, and into how many split.",
 )
-@click.option(
-    "--coefficients",
-    metavar="COEFFICIENTS.json",
-    type=click.Path(path_type=Path),
-    help="Others than the plan was made from.",
-)
-@click.option(
-    "--devices",
-    metavar="DEVICES.yaml",
-    type=click.Path(path_type=Path),
-    help="Other device types than the plan was made with.",
-)
-@click.option(
-    "--move-cost",
-    type=click.FloatRange(min=0),
-    default=0.1,
-    show_default=True,
-    help="As of igprof replan.",
-)
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds to look for something better.",
-)
+@again_options
 @json_option
 def command(
     plan: Path,
@@ -90,11 +63,8 @@ def command(
     from igniter_prof.config.workloads import read_workloads
     from igniter_prof.errors import Infeasible
     from igniter_prof.provisioning.assignment_check import type_name
-    from igniter_prof.provisioning.checker import DEFAULT_RULE, read_plan
-    from igniter_prof.provisioning.inventory import kinds_of
+    from igniter_prof.provisioning.checker import read_plan
     from igniter_prof.provisioning.replanner import replanned
-    from igniter_prof.provisioning.rules import rule_of
-    from igniter_prof.provisioning.sources import inventory_of_plan
     from igniter_prof.provisioning.whatif import (
         Question,
         addition,
@@ -115,14 +85,9 @@ def command(
     )
     base = workloads_of(old) if workloads is None else read_workloads(workloads)
     wanted = asked(base, question)
-    rule = rule_of(old.latency_rule or DEFAULT_RULE)
-    inventory, notes = inventory_of_plan(
-        old, plan, coefficients=coefficients, devices=devices, lost=lose
-    )
-    kinds, narrowed = kinds_of(inventory, wanted, rule, old.objective)
-    by_name = {kind.record.name: kind for kind in kinds}
-    for each in [*notes, *narrowed]:
-        note(f"note: {each}")
+    basis = basis_of(old, plan, wanted, coefficients=coefficients, devices=devices, lose=lose)
+    by_name = {kind.record.name: kind for kind in basis.kinds}
+    print_notes(basis.notes)
     stands = standing(old, by_name, wanted, lose)
     room, said, refused = None, None, None
     gone = {type_name(old, device) for device in old.devices} - set(by_name)
@@ -132,9 +97,9 @@ def command(
         try:
             said = replanned(
                 old,
-                kinds,
+                basis.kinds,
                 wanted,
-                rule=rule,
+                rule=basis.rule,
                 move_cost=move_cost,
                 lost=lose,
                 time_limit_s=time_limit_s,
@@ -170,24 +135,21 @@ def _print(stands: tuple[Standing, ...], room: Headroom | None, said: Change | N
 
     missing = [each for each in stands if each.why is not None]
     click.echo(f"as the plan stands, {len(missing)} of {len(stands)} tenants would miss")
-    if missing:
-        print_table(
-            "would miss",
-            ("workload", "device", "predicted", "limit", "utilisation", "why"),
-            [
-                (
-                    each.workload,
-                    each.device,
-                    format_ms(each.latency_ms),
-                    format_ms(each.limit_ms),
-                    None if each.utilisation is None else f"{each.utilisation:.0%}",
-                    each.why,
-                )
-                for each in missing[:MAX_SHOWN]
-            ],
-        )
-    if len(missing) > MAX_SHOWN:
-        note(f"… and {len(missing) - MAX_SHOWN} more (--json has all)")
+    print_most(
+        "would miss",
+        ("workload", "device", "predicted", "limit", "utilisation", "why"),
+        [
+            (
+                each.workload,
+                each.device,
+                format_ms(each.latency_ms),
+                format_ms(each.limit_ms),
+                None if each.utilisation is None else f"{each.utilisation:.0%}",
+                each.why,
+            )
+            for each in missing
+        ],
+    )
     if room is not None:
         _print_headroom(room)
     if said is not None:
@@ -198,13 +160,8 @@ def _print(stands: tuple[Standing, ...], room: Headroom | None, said: Change | N
 def _print_headroom(room: Headroom) -> None:
     factors = sorted(room.by_workload.items(), key=lambda each: each[1] or 0.0)
     click.echo(f"with nothing changed, all rates can be {_factor(room.all_rates)} ({room.least})")
-    print_table(
-        "each rate by itself",
-        ("workload", "rate"),
-        [(name, _factor(factor)) for name, factor in factors[:MAX_SHOWN]],
-    )
-    if len(factors) > MAX_SHOWN:
-        note(f"… and {len(factors) - MAX_SHOWN} more (--json has all)")
+    rows = [(name, _factor(factor)) for name, factor in factors]
+    print_most("each rate by itself", ("workload", "rate"), rows)
 
 
 def _factor(factor: float | None) -> str:
