@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,61 @@ def refuse_infeasible(problem: Problem, feasible: Callable[[int], bool]) -> None
         "no plan can meet these workloads:\n  - " + "\n  - ".join(reasons),
         hint=hint,
     )
+
+
+def refuse_crowded(problem: Problem, feasible: Callable[[int, int], bool]) -> None:
+    """Raise if tenants of whom no two may share a device are more than the devices for them.
+
+    Args:
+        problem: the problem.
+        feasible: whether a class can be met alone on a kind of device, by their indices.
+
+    Raises:
+        Infeasible: names each such ``anti_affinity``, or workload of several replicas, how many
+            devices it needs at least, and how many there are.
+    """
+    if all(kind.record.count is None for kind in problem.kinds):
+        return
+    kinds = range(len(problem.kinds))
+    apart: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    for index, each in enumerate(problem.classes):
+        places = tuple(kind for kind in kinds if feasible(index, kind))
+        if each.sample.anti_affinity is not None:
+            apart[f"anti_affinity '{each.sample.anti_affinity}'"][places] += each.count
+        elif each.sample.replicas > 1:
+            # one workload of the class stands for all
+            base = each.names[0].rpartition(".")[0]
+            apart[f"workload '{base}'"][places] += each.sample.replicas
+    reasons = [
+        reason
+        for label, tenants in apart.items()
+        if (reason := _crowded(problem, label, tenants)) is not None
+    ]
+    if not reasons:
+        return
+    if len(reasons) > MAX_SHOWN:
+        reasons[MAX_SHOWN:] = [f"… and {len(reasons) - MAX_SHOWN} more"]
+    raise Infeasible(
+        "there are too few devices:\n  - " + "\n  - ".join(reasons),
+        hint="allow more devices, let some of them share a device, or give workloads a priority, so"
+        " that the lowest may be left out",
+    )
+
+
+def _crowded(problem: Problem, label: str, tenants: Counter[tuple[int, ...]]) -> str | None:
+    """Why tenants are too many for the kinds of devices that they may be on; None: they are not."""
+    everywhere = tuple(sorted({kind for places in tenants for kind in places}))
+    for places in [*tenants, everywhere]:
+        counts = [problem.kinds[kind].record.count for kind in places]
+        needed = sum(number for own, number in tenants.items() if set(own) <= set(places))
+        there = sum(count for count in counts if count is not None)
+        if None not in counts and needed > there:
+            names = ", ".join(problem.kinds[kind].record.name for kind in places)
+            return (
+                f"{label}: {needed} tenants of whom no two may share a device need {needed} devices"
+                f" at least, there {'is' if there == 1 else 'are'} {there} ({names})"
+            )
+    return None
 
 
 def explain(problem: Problem, each: WorkloadClass) -> str:

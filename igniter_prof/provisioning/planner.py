@@ -12,7 +12,7 @@ from igniter_prof.errors import BadInput, Infeasible, did_you_mean
 from igniter_prof.files import now_utc
 from igniter_prof.provisioning.certificate import certificate_of
 from igniter_prof.provisioning.engine import Engine, within
-from igniter_prof.provisioning.infeasible import refuse_infeasible
+from igniter_prof.provisioning.infeasible import refuse_crowded, refuse_infeasible
 from igniter_prof.provisioning.objectives import refuse_unknown_costs
 from igniter_prof.provisioning.optimal import Placement, rounded_up
 from igniter_prof.provisioning.problem import (
@@ -89,6 +89,7 @@ def plan(
             gap=gap,
             seed=seed,
         )
+        refuse_too_few(engine)
         return engine.problem, STRATEGIES[strategy](engine)
 
     (problem, placement), left_out = by_priority(workloads, attempt)
@@ -187,6 +188,12 @@ def engine_of(
             hint="give the workload another name: the replicas of W are W.1, W.2, …",
         )
     return engine
+
+
+def refuse_too_few(engine: Engine) -> None:
+    """Raise Infeasible, and say why, if tenants that must be apart have too few devices."""
+    demands = engine.demands
+    refuse_crowded(engine.problem, lambda index, kind: bool(demands[kind].feasible[index]))
 
 
 def devices_of(problem: Problem, configurations: Sequence[Configuration]) -> tuple[PlanDevice, ...]:

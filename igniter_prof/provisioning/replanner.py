@@ -14,7 +14,13 @@ from igniter_prof.provisioning.certificate import certificate_of
 from igniter_prof.provisioning.engine import Engine, within
 from igniter_prof.provisioning.layout import Ground, Placed
 from igniter_prof.provisioning.optimal import Placement, optimal, rounded_up
-from igniter_prof.provisioning.planner import by_priority, devices_of, engine_of, notes_of
+from igniter_prof.provisioning.planner import (
+    by_priority,
+    devices_of,
+    engine_of,
+    notes_of,
+    refuse_too_few,
+)
 from igniter_prof.provisioning.problem import Configuration, DeviceKind, Problem, natural
 from igniter_prof.provisioning.replan import (
     DEFAULT_MOVE_COST,
@@ -204,6 +210,7 @@ def _unpromised(
             gap=like.gap,
             seed=like.seed,
         )
+        refuse_too_few(engine)
         return engine.problem, optimal(engine)
 
     (problem, placement), left_out = by_priority(workloads, attempt)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igniter_prof.errors import Infeasible
-from igniter_prof.provisioning.infeasible import explain, refuse_infeasible
+from igniter_prof.provisioning.infeasible import explain, refuse_crowded, refuse_infeasible
 from igniter_prof.provisioning.operating import Evaluator, Setting
+from igniter_prof.provisioning.planner import plan
 from igniter_prof.provisioning.problem import (
     Choices,
     DeviceKind,
@@ -243,3 +244,68 @@ def test_a_class_made_by_hand_needs_no_planner() -> None:
     problem = Problem(classes=(each,), kinds=(kind_of(),), rule=rule_of("percentile"))
 
     assert explain(problem, each).startswith("'x' and 1 alike (large)")
+
+
+# --- tenants that must be apart -------------------------------------------------------------------
+
+
+def crowded(*workloads: Workload, kinds: tuple[DeviceKind, ...]) -> str | None:
+    problem = Problem(classes=classes_of(workloads), kinds=kinds, rule=rule_of("percentile"))
+    try:
+        refuse_crowded(problem, lambda index, kind: problem.allows(problem.classes[index], kind))
+    except Infeasible as error:
+        return error.what
+    return None
+
+
+def apart(name: str, number: int = 1, **more: Any) -> Workload:
+    usual = {"model": "small", "rate_rps": 5, "slo_ms": 50, "anti_affinity": "rack"}
+    return Workload.model_validate({"name": name, "count": number, **usual, **more})
+
+
+def test_tenants_that_must_be_apart_need_a_device_each() -> None:
+    three = (apart("a", 2), apart("b", rate_rps=7))
+    assert crowded(*three, kinds=(kind_of(count=2),)) == (
+        "there are too few devices:\n  - anti_affinity 'rack': 3 tenants of whom no two may share a"
+        " device need 3 devices at least, there are 2 (gpu)"
+    )
+    assert crowded(*three, kinds=(kind_of(count=3),)) is None
+    assert crowded(*three, kinds=(kind_of(),)) is None
+    other = apart("c", 2, anti_affinity="shelf")
+    assert crowded(*three, other, kinds=(kind_of(count=3),)) is None
+
+
+def test_replicas_need_a_device_each() -> None:
+    split = apart("a", 2, anti_affinity=None, replicas=3)
+    found = crowded(split, kinds=(kind_of(count=2),))
+    assert found is not None
+    assert "workload 'a-1': 3 tenants" in found
+    assert crowded(split, kinds=(kind_of(count=3),)) is None
+    labelled = apart("a", 2, replicas=2)
+    found = crowded(labelled, kinds=(kind_of(count=3),))
+    assert found is not None
+    assert "'rack': 4 tenants" in found
+
+
+def test_only_devices_that_they_may_be_on_count() -> None:
+    two = (kind_of("few", count=1), kind_of("many"))
+    bound = (apart("a", 2, devices=("few",)), apart("b", 5))
+    found = crowded(*bound, kinds=two)
+    assert found is not None
+    assert "2 tenants of whom no two may share a device need 2 devices at least" in found
+    assert "there is 1 (few)" in found
+    assert crowded(apart("a", devices=("few",)), apart("b", 5), kinds=two) is None
+    limited = (kind_of("few", count=1), kind_of("many", count=3))
+    found = crowded(apart("a", devices=("few",)), apart("b", 4), kinds=limited)
+    assert found is not None
+    assert "need 5 devices at least, there are 4 (few, many)" in found
+
+
+def test_a_plan_says_who_must_be_apart_and_leaves_out_who_may_be() -> None:
+    rule = rule_of("percentile")
+    two = [kind_of(count=2)]
+    with pytest.raises(Infeasible, match="anti_affinity 'rack': 3 tenants"):
+        plan(two, [apart("a", 3)], rule=rule)
+    made = plan(two, [apart("a", 3, priority=1)], rule=rule)
+    assert made.left_out == ("a-1",)
+    assert len(made.devices) == 2
