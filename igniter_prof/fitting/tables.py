@@ -71,8 +71,16 @@ class PointsTable:
         self._model = np.array([each.model for each in settings], dtype=np.int64)
         self._batch = np.array([float(each.batch) for each in settings])
         self._share = np.array([each.share for each in settings])
+        self._scale = np.array([each.scale for each in settings])
+        self._instances = np.array([float(each.instances) for each in settings])
+        # batch sizes and shares of one kind can be compared
+        kinds = dict.fromkeys((each.model, each.scale, each.instances) for each in settings)
+        numbered = {kind: number for number, kind in enumerate(kinds)}
+        own = [numbered[each.model, each.scale, each.instances] for each in settings]
+        self._kind = np.array(own, dtype=np.int64)
         self._number = {
-            (each.model, each.batch, each.share): number for number, each in enumerate(settings)
+            (kind, each.batch, each.share): number
+            for number, (kind, each) in enumerate(zip(own, settings, strict=True))
         }
         self._points = self._of(np.arange(len(settings)), np.arange(len(settings)))
         self.alone_ms = fitted.latency_ms(self._points)
@@ -82,13 +90,16 @@ class PointsTable:
         return self._fitted.overlapped_ms(self._points, latency_ms)
 
     def lightest(self, members: IntArray) -> IntArray:
-        """See ``LatencyTable``: the least batch with the least share, if they are of one model."""
+        """See ``LatencyTable``: the least batch with the least share, where it is in the table.
+
+        Only of members of one model, input scale and number of instances.
+        """
         found = np.full(len(members), NOBODY)
         for row, each in enumerate(members):
             known = each[each >= 0]
-            if len(known) and (self._model[known] == self._model[known[0]]).all():
+            if len(known) and (self._kind[known] == self._kind[known[0]]).all():
                 least = (self._batch[known].min(), self._share[known].min())
-                found[row] = self._number.get((self._model[known[0]], *least), NOBODY)
+                found[row] = self._number.get((int(self._kind[known[0]]), *least), NOBODY)
         return found
 
     def prepare(self, cells: IntArray) -> IntArray:
@@ -110,14 +121,13 @@ class PointsTable:
         return np.asarray(latency[position[mine, place]])
 
     def _of(self, settings: IntArray, cell: IntArray) -> Points:
-        ones = np.ones(len(settings))
-        tenants = np.bincount(cell)[cell].astype(np.float64) if len(cell) else ones
+        tenants = np.bincount(cell)[cell].astype(np.float64) if len(cell) else np.zeros(0)
         return Points(
             model=self._model[settings],
             batch=self._batch[settings],
             share=self._share[settings],
-            scale=ones,
-            instances=ones,
+            scale=self._scale[settings],
+            instances=self._instances[settings],
             cell=cell,
             tenants=tenants,
         )

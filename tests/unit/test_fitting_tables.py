@@ -239,9 +239,10 @@ def test_nobody_beside_is_alone_and_nothing_asked_is_nothing(name: str) -> None:
     assert table.latency_ms(table.prepare(empty), every[:0], every[:0], every[:0]).shape == (0,)
 
 
-def test_igprof_knows_input_scales_and_instances() -> None:
-    of = predictor("igprof")
-    one = Tenant(model="heavy", batch_size=4, share_pct=30)
+@pytest.mark.parametrize("name", ["igprof", "igniter, cells", "gpulets", "none"])
+def test_input_scales_and_instances_are_known(name: str) -> None:
+    of = predictor(name)
+    one = Tenant(model=of.models[0], batch_size=4, share_pct=30)
     tenants = [
         one,
         one.model_copy(update={"input_scale": 1.5}),
@@ -255,6 +256,9 @@ def test_igprof_knows_input_scales_and_instances() -> None:
     expected = [of.speeds([tenant, tenants[1]])[0].latency_ms for tenant in tenants]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert len(np.unique(found)) > 1
+    np.testing.assert_allclose(
+        table.alone_ms, [of.speeds([tenant])[0].latency_ms for tenant in tenants], rtol=1e-9
+    )
 
 
 def test_many_latencies_are_the_same_as_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,6 +383,16 @@ def test_by_points_the_lightest_are_of_one_model_and_in_the_table() -> None:
     members = np.array([[0, 1], [1, 1], [2, 3], [3, 4]])
     # the last would be a batch of 2 with 10%, which is not in the table
     assert table.lightest(members).tolist() == [2, 1, NOBODY, NOBODY]
+
+
+def test_by_points_the_lightest_are_of_one_input_scale_and_number_of_instances() -> None:
+    one = Tenant(model="small", batch_size=2, share_pct=20)
+    larger = one.model_copy(update={"input_scale": 2.0})
+    more = larger.model_copy(update={"batch_size": 4})
+    twice = one.model_copy(update={"instances": 2})
+    table = predictor("igniter, cells").table([one, larger, more, twice])
+    members = np.array([[0, 1], [1, 2], [0, 3], [3, NOBODY]])
+    assert table.lightest(members).tolist() == [NOBODY, 1, NOBODY, 3]
 
 
 def test_igprof_has_a_table_of_its_own() -> None:
