@@ -92,7 +92,8 @@ class PointsTable:
     def lightest(self, members: IntArray) -> IntArray:
         """See ``LatencyTable``: the least batch with the least share, where it is in the table.
 
-        Only of members of one model, input scale and number of instances.
+        Only of members of one model, input scale and number of instances. It is lighter where the
+        model is monotone: of ``gpulets`` a smaller batch or share may press more.
         """
         found = np.full(len(members), NOBODY)
         for row, each in enumerate(members):
