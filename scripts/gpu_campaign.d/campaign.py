@@ -1,0 +1,84 @@
+"""``scripts/gpu_campaign``: bundle, run, keep, report (docs/gpu.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import machine
+import steps
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb; its exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/gpu_campaign", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("bundle", help="here: fill .gpu/ with all that the machine lacks")
+    run = verbs.add_parser("run", help="there: measure, step by step, until the time is up")
+    run.add_argument("--device", default="cuda:0", help="cuda:0, or cpu:0 to rehearse")
+    run.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="default: $OUT")
+    run.add_argument("--minutes", type=float, default=8.5, help="after which everything is packed")
+    run.add_argument("--only", type=_names, help=f"of {','.join(steps.ORDER)}")
+    run.add_argument("--quick", action="store_true", help="a few cells of each step")
+    keep = verbs.add_parser("keep", help="here: what came back goes along with the next piece")
+    keep.add_argument("state", type=Path, nargs="+", metavar="STATE.tar.xz")
+    report = verbs.add_parser("report", help="the dataset, the figures and the report")
+    report.add_argument("state", type=Path, help="a state folder, or its archive")
+    report.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    if given.verb == "bundle":
+        import bundle
+
+        return bundle.main()
+    if given.verb == "run":
+        if given.out is None:
+            parser.error("--out is needed where $OUT is not set")
+        until = time.monotonic() + 60 * given.minutes
+        return steps.run(given.device, given.out, until, only=given.only, quick=given.quick)
+    if given.verb == "keep":
+        return _keep(given.state)
+    return _report(given.state, given.out)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = sorted(set(names) - set(steps.ORDER))
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"no step {unknown}; steps: {', '.join(steps.ORDER)}")
+    return names
+
+
+def _keep(parts: list[Path]) -> int:
+    """Put what came back where the next piece finds it; a new state takes the old one's place."""
+    missing = [str(part) for part in parts if not part.is_file()]
+    if missing:
+        print(f"no such file: {', '.join(missing)}", file=sys.stderr)
+        return 2
+    machine.BUNDLE.mkdir(exist_ok=True)
+    for old in machine.kept():
+        old.unlink()
+    for part in parts:
+        shutil.copyfile(part, machine.BUNDLE / part.name)
+    print(", ".join(str(path) for path in machine.kept()))
+    return 0
+
+
+def _report(state: Path, out: Path) -> int:
+    import dataset
+    import report
+
+    folder = state
+    if state.is_file():
+        folder = out / "state"
+        machine.unpack_state([state], folder)
+    dataset.make(folder, out)
+    report.make(folder, out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,282 @@
+"""The machine that measures: what is unpacked there, the paths, the processes, the state.
+
+Standard library only: on that machine this runs before anything of ours is unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+BUNDLE = ROOT / ".gpu"
+"""What travels beside the tracked files; made by ``bundle``."""
+UNPACKED = Path(os.environ.get("IGPROF_GPU_FOLDER", "/tmp/igprof-gpu"))
+LIBPYTHON = "libpython3.12.so.1.0"
+NETWORKS = (*("resnet50", "vgg19", "alexnet", "mobilenet_v2", "ssd", "fcn_resnet50", "encoder"),)
+PART_BYTES = 15 << 20
+"""The largest file that is sent back."""
+GRACE_S = 40.0
+"""How long a verb may take to finish its cell after it was interrupted."""
+
+
+class OutOfTime(Exception):
+    """The step's time is over; what it has is saved, and the next piece goes on with it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where and with what a step works."""
+
+    state: Path
+    """The folder of everything measured so far; what is there is not measured again."""
+    out: Path
+    """The folder that comes back."""
+    device: str
+    """``cuda:0``, or ``cpu:0`` in a rehearsal."""
+    python: Path
+    """The machine's Python, which has PyTorch."""
+    igprof: list[str]
+    """The command line that igprof's verbs are put after."""
+    server: Path
+    """The ``tritonserver`` (a wrapper that knows its libraries and backends)."""
+    repository: Path
+    """The Triton model repository of the PyTorch models."""
+    quick: bool
+    """A rehearsal: a few cells of each step."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that igprof's processes need beside ours."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is no rehearsal on the CPU."""
+        return self.device.startswith("cuda")
+
+    def log(self, text: str) -> None:
+        """Append a line to the state's log and show it."""
+        line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"
+        print(line, flush=True)
+        with (self.state / "log.txt").open("a") as log:
+            log.write(line + "\n")
+
+    def save(self, name: str, document: object) -> Path:
+        """Write a JSON document into the state, whole or not at all."""
+        path = self.state / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(document, indent=1, default=str) + "\n")
+        temporary.replace(path)
+        return path
+
+    def run(
+        self, arguments: Sequence[str | Path], until: float, *, accept: Iterable[int] = (0,)
+    ) -> int:
+        """Run a verb of igprof; its output goes to the state's log.
+
+        At ``until`` it is interrupted once, so that it finishes and stores its cell.
+
+        Raises:
+            OutOfTime: it was interrupted.
+            RuntimeError: its exit status is not one of ``accept``.
+        """
+        command = [*self.igprof, *map(str, arguments)]
+        self.log("$ igprof " + " ".join(map(str, arguments)))
+        with (self.state / "log.txt").open("a") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            status, cut = _await(process, until)
+        if cut:
+            raise OutOfTime(f"igprof {arguments[0]} was interrupted")
+        if status not in accept:
+            raise RuntimeError(f"igprof {arguments[0]} ended with {status}: {self._last_line()}")
+        return status
+
+    def _last_line(self) -> str:
+        lines = (self.state / "log.txt").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _await(process: subprocess.Popen[bytes], until: float) -> tuple[int, bool]:
+    """A process's exit status, and whether it had to be interrupted for want of time."""
+    try:
+        return process.wait(max(0.0, until - time.monotonic())), False
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None and sys.exc_info()[0] is not None:
+            process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(GRACE_S), True
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(10), True
+    process.kill()
+    return process.wait(), True
+
+
+# --- unpacking ------------------------------------------------------------------------------------
+
+
+def prepare(device: str, state: Path, out: Path, *, quick: bool) -> Work:
+    """Unpack what came along, once, and say where everything is.
+
+    Raises:
+        RuntimeError: something is missing without which nothing can be measured.
+    """
+    python = Path(sys.executable)
+    UNPACKED.mkdir(parents=True, exist_ok=True)
+    site = UNPACKED / "site"
+    if not site.is_dir():
+        _install_wheels(python, site)
+    triton = UNPACKED / "triton"
+    if not triton.is_dir():
+        fresh = UNPACKED / "triton.new"
+        with tarfile.open(BUNDLE / "triton.tar.xz") as archive:
+            archive.extractall(fresh, filter="data")
+        fresh.rename(triton)
+    server = UNPACKED / "tritonserver"
+    server.write_text(_wrapper(triton, python))
+    server.chmod(0o755)
+    paths = [str(ROOT), str(site), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    work = Work(
+        state=state,
+        out=out,
+        device=device,
+        python=python,
+        igprof=[str(python), "-m", "igniter_prof"],
+        server=server,
+        repository=UNPACKED / "repository",
+        quick=quick,
+        environment={
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "XDG_CACHE_HOME": str(UNPACKED / "cache"),
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+    )
+    if not work.repository.is_dir():
+        _build_repository(work)
+    return work
+
+
+def _install_wheels(python: Path, site: Path) -> None:
+    wheels = sorted((BUNDLE / "wheels").glob("*.whl"))
+    if not wheels:
+        raise RuntimeError(f"no wheels in {BUNDLE}; run 'scripts/gpu_campaign bundle' first")
+    work = site.with_name("site.new")
+    options = ["--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--upgrade"]
+    command = [str(python), "-m", "pip", "install", *options, "--target", str(work)]
+    subprocess.run([*command, *map(str, wheels)], check=True)
+    work.rename(site)
+
+
+def _wrapper(triton: Path, python: Path) -> str:
+    """A ``tritonserver`` that finds its libraries, its backend, and the machine's Python.
+
+    The stub of Triton's Python backend embeds the Python whose ``python3`` is first on PATH, with
+    the packages of its virtual environment, and needs that Python's shared library.
+    """
+    libraries = [triton / "nvidia_pytriton.libs", libpython_folder(python, triton)]
+    server = triton / "pytriton" / "tritonserver"
+    return f"""#!/bin/sh
+export PATH="{python.parent}:/usr/local/bin:/usr/bin:/bin"
+export LD_LIBRARY_PATH="{":".join(map(str, libraries))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+export PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
+unset PYTHONPATH PYTHONHOME
+exec "{server}/bin/tritonserver" --backend-directory="{server}/backends" "$@"
+"""
+
+
+def libpython_folder(python: Path, triton: Path) -> Path:
+    """The folder with the shared library of a Python: its own, else the one that came along."""
+    ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    own = subprocess.run([str(python), "-I", "-c", ask], capture_output=True, text=True, check=True)
+    folders = [Path(own.stdout.strip()), Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64")]
+    found = (folder for folder in folders if (folder / LIBPYTHON).exists())
+    return next(found, triton / "libpython")
+
+
+def _build_repository(work: Work) -> None:
+    made = work.repository.with_name("repository.new")
+    command = [*work.igprof, "zoo", "build", *NETWORKS, "--torch", "fp16,fp32", "--into", str(made)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **work.environment}, check=True)
+    made.rename(work.repository)
+
+
+# --- the state ------------------------------------------------------------------------------------
+
+
+def kept() -> list[Path]:
+    """The archives of earlier pieces' state that came along."""
+    return sorted(BUNDLE.glob("state*.tar.xz"))
+
+
+def unpack_state(parts: Sequence[Path], state: Path) -> None:
+    """Restore a state folder from its archives; each holds whole files."""
+    state.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        with tarfile.open(part) as archive:
+            archive.extractall(state, filter="data")
+
+
+def pack_state(state: Path, out: Path) -> list[Path]:
+    """Pack a state folder into ``out``: ``state.tar.xz``, or ``state-1.tar.xz``… if it is large.
+
+    Each archive holds whole files and is at most ``PART_BYTES`` long, unless a single file is not.
+    """
+    files = sorted(path for path in state.rglob("*") if path.is_file())
+    parts = _packed(state, out, [files])
+    for part in parts:
+        part.replace(part.with_name(part.name.removesuffix(".new")))
+    return [part.with_name(part.name.removesuffix(".new")) for part in parts]
+
+
+def _packed(state: Path, out: Path, groups: list[list[Path]]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    while True:
+        parts = []
+        for index, group in enumerate(groups):
+            name = "state.tar.xz" if len(groups) == 1 else f"state-{index + 1}.tar.xz"
+            part = out / f"{name}.new"
+            with tarfile.open(part, "w:xz", preset=2) as archive:
+                for path in group:
+                    archive.add(path, path.relative_to(state))
+            parts.append(part)
+        large = [i for i, part in enumerate(parts) if part.stat().st_size > PART_BYTES]
+        large = [i for i in large if len(groups[i]) > 1]
+        if not large:
+            return parts
+        for part in parts:
+            part.unlink()
+        groups = [
+            half
+            for i, group in enumerate(groups)
+            for half in (_halves(group) if i in large else [group])
+        ]
+
+
+def _halves(group: list[Path]) -> list[list[Path]]:
+    """Two parts of about the same number of bytes, in order; neither is empty."""
+    total = sum(path.stat().st_size for path in group)
+    seen = 0
+    for index, path in enumerate(group[:-1]):
+        seen += path.stat().st_size
+        if 2 * seen >= total:
+            return [group[: index + 1], group[index + 1 :]]
+    return [group[:-1], group[-1:]]
