@@ -8,10 +8,8 @@ is predicting its latencies.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray
 from igniter_prof.fitting.tables import LatencyTable
 from igniter_prof.provisioning.operating import Setting
 from igniter_prof.provisioning.problem import DEVICE_PCT, DeviceKind, Problem
+from igniter_prof.provisioning.queue_limits import COARSE, FINE, QueueCurve, ShareLimits
 from igniter_prof.records import Prediction, Tenant, Workload
 
 SLACK = 1e-9
@@ -31,10 +30,8 @@ The search takes neighbours to slow executed batches of all sizes alike; what it
 exactly afterwards.
 """
 
-_REFERENCES = (0, 2, 6, 10_000)
-"""Units above the least share at which a queueing limit is found; between them the higher holds."""
-
-_BISECTIONS = 9
+_FEW = 100
+"""Up to so many classes, limits that come from a queueing estimate are found more exactly."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +193,7 @@ def limits_of(problem: Problem, number: int, grid: Grid) -> Limits:
     model = np.zeros(c, dtype=np.int64)
     together, alone = np.full((c, *shape), -1.0), np.full((c, *shape), -1.0)
     sizes = np.array(grid.batches, dtype=np.float64)[:, None]
+    width = FINE if c <= _FEW else COARSE
     for index, each in enumerate(problem.classes):
         if not problem.allows(each, number):
             continue
@@ -213,7 +211,7 @@ def limits_of(problem: Problem, number: int, grid: Grid) -> Limits:
             within = mean_ms / stretch
             limit[index] = np.where(may, np.minimum(keeps_up, within), -1.0)
         if rule.queueing:
-            _queueing(kind, grid, each.sample, m, together[index], alone[index])
+            _queueing(kind, grid, workload, m, together[index], alone[index], width)
     return Limits(model, together, alone)
 
 
@@ -224,44 +222,32 @@ def _queueing(
     m: int,
     together: FloatArray,
     alone: FloatArray,
+    width: int,
 ) -> None:
     """Lower both limits (n_batches, n_units) to where the percentile is kept, in place."""
     evaluator = kind.evaluator
-    for batch in range(len(grid.batches)):
-        units = np.flatnonzero(
-            (alone[batch] >= 0) & (grid.alone_ms[m, batch] <= alone[batch] * (1 + SLACK))
+    for batch, size in enumerate(grid.batches):
+        alone_ms = grid.alone_ms[m, batch]
+        units = np.flatnonzero((alone[batch] >= 0) & (alone_ms <= alone[batch] * (1 + SLACK)))
+
+        def curve(unit: int, size: int = size) -> QueueCurve:
+            return evaluator.curve(workload, Setting(size, grid.share_pct(unit + 1)))
+
+        together_ms = np.maximum(together[batch], alone_ms) * grid.stretch_together[m, batch]
+        shares = ShareLimits(
+            curve,
+            rate_rps=workload.rate_rps,
+            limit_ms=evaluator.rule.limit_ms(workload),
+            alone_ms=alone_ms,
+            needed_ms=alone_ms * grid.stretch_alone[m, batch],
+            most_ms=together_ms,
+            width=width,
         )
-        if not len(units):
-            together[batch] = alone[batch] = -1.0
-            continue
-
-        @cache
-        def factor(unit: int, batch: int = batch) -> float:
-            """How much slower than alone the tenant may be; 0 if alone is too slow."""
-            setting = Setting(grid.batches[batch], grid.share_pct(unit + 1))
-            most = together[batch, unit] / grid.alone_ms[m, batch, unit]
-            holds = evaluator.slowed(workload, setting)
-            low = grid.stretch_alone[m, batch, unit]
-            if not holds(low):
-                return 0.0
-            high = max(most, 1.0) * grid.stretch_together[m, batch, unit]
-            if holds(high):
-                return float(high)
-            for _ in range(_BISECTIONS):
-                middle = math.sqrt(low * high)
-                low, high = (middle, high) if holds(middle) else (low, middle)
-            return float(high)
-
-        first = next((unit for unit in units.tolist() if factor(unit)), None)
+        first = shares.first(units)
         if first is None:
             together[batch] = alone[batch] = -1.0
             continue
-        known = sorted({int(min(first + more, units[-1])) for more in _REFERENCES})
-        most_ms = {unit: factor(unit) * grid.alone_ms[m, batch, unit] for unit in known}
-        bound = np.full(len(together[batch]), -1.0)
-        for left, right in zip([known[0], *known], [*known, known[-1]], strict=True):
-            bound[left : right + 1] = max(most_ms[left], most_ms[right])
-        bound *= 1.0 + QUEUE_SLACK
+        bound = shares.bounds(first, units) * (1.0 + QUEUE_SLACK)
         stretched = bound / grid.stretch_together[m, batch]
         together[batch] = np.minimum(together[batch], stretched)
         alone[batch, :first] = -1.0

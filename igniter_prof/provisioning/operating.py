@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from igniter_prof.fitting.quick import Speed
 from igniter_prof.provisioning.interface import Estimate, Predictor, RequestLatency
+from igniter_prof.provisioning.queue_limits import QueueCurve
 from igniter_prof.provisioning.rules import Rule
 from igniter_prof.records import PlanDeviceType, PredictedTenant, Prediction, Tenant, Workload
 
@@ -89,6 +90,7 @@ class Evaluator:
         self._request_latency = request_latency
         self._staircases: dict[tuple[object, ...], _Staircase] = {}
         self._alone: dict[tuple[str, Setting], Prediction] = {}
+        self._curves: dict[tuple[object, ...], QueueCurve] = {}
 
     def predict(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
@@ -165,19 +167,24 @@ class Evaluator:
         staircase.learn(point, verdict)
         return verdict
 
-    def slowed(self, workload: Workload, setting: Setting) -> Callable[[float], bool]:
-        """Whether the percentile is kept if executed batches take a factor longer than alone."""
-        tenant = _tenants([workload], [setting])[0]
-        service_ms = self.predictor.service_ms(tenant)
-        (speed,) = self.predictor.speeds([tenant])
+    def curve(self, workload: Workload, setting: Setting) -> QueueCurve:
+        """The workload's percentile by the rate, alone with a setting; the same one every time."""
+        of = (workload.percentile, workload.arrival, workload.burstiness)
+        key = (workload.model, setting, *of)
+        if key not in self._curves:
+            (tenant,) = _tenants([workload], [setting])
+            service_ms = self.predictor.service_ms(tenant)
+            (speed,) = self.predictor.speeds([tenant])
 
-        def holds(factor: float) -> bool:
-            wanted = (workload.percentile,)
-            estimate = self._queue(workload, setting, service_ms * factor, speed.cv, wanted)
-            latency_ms = _quantile(estimate, workload.percentile)
-            return latency_ms is not None and latency_ms <= self.rule.limit_ms(workload)
+            def solve(rate_rps: float) -> float:
+                asked = workload.model_copy(update={"rate_rps": rate_rps})
+                wanted = (workload.percentile,)
+                estimate = self._queue(asked, setting, service_ms, speed.cv, wanted)
+                latency_ms = _quantile(estimate, workload.percentile)
+                return math.inf if latency_ms is None else latency_ms
 
-        return holds
+            self._curves[key] = QueueCurve(solve)
+        return self._curves[key]
 
     def promised(
         self, workloads: Sequence[Workload], settings: Sequence[Setting]
