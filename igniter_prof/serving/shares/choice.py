@@ -16,6 +16,7 @@ from igniter_prof.serving.shares import mps_daemon
 from igniter_prof.serving.shares.contract import Grant, Mechanism, MechanismFactory
 from igniter_prof.serving.shares.cpu import CfsQuota, Cpuset
 from igniter_prof.serving.shares.gpu import WITHOUT_MPS, is_slice, uuid_of
+from igniter_prof.serving.shares.green import GreenContext, GreenContextMps
 from igniter_prof.serving.shares.mig import Mig
 from igniter_prof.serving.shares.mps import Mps
 from igniter_prof.serving.shares.timeslice import TimeSlicing
@@ -25,6 +26,8 @@ MECHANISMS: dict[str, MechanismFactory] = {
     "cpuset": Cpuset,
     "mps": Mps,
     "mig": Mig,
+    "green-context": GreenContext,
+    "green-context-mps": GreenContextMps,
     "time-slicing": TimeSlicing,
 }
 DOCKER_MIN_MIB = 6
