@@ -19,6 +19,12 @@ int nvmlInitWithFlags(unsigned flags) { (void)flags; return SUCCESS; }
 int nvmlShutdown(void) { return SUCCESS; }
 const char *nvmlErrorString(int code) { (void)code; return "an error"; }
 
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return SUCCESS; }
+int nvmlSystemGetDriverVersion(char *out, unsigned length) {
+  snprintf(out, length, "580.0");
+  return SUCCESS;
+}
+
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t **found) {
   *found = &board;
   return index == 0 ? SUCCESS : NOT_FOUND;
@@ -51,6 +57,12 @@ int nvmlDeviceGetCudaComputeCapability(device_t *device, int *major, int *minor)
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, void *infos) {
   (void)device, (void)infos;
   *count = 0;
+  return SUCCESS;
+}
+
+int nvmlDeviceGetComputeMode(device_t *device, int *mode) {
+  (void)device;
+  *mode = 3; /* NVML_COMPUTEMODE_EXCLUSIVE_PROCESS */
   return SUCCESS;
 }
 

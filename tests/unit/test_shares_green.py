@@ -26,61 +26,7 @@ __all__ = ["machine"]
 
 HOPPER = Layout(sms=132, group=8, groups=16)
 
-LIBCUDA = """
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-/* A driver of a GPU with 132 SMs in 16 groups of 8, and 4 in none. Group k is marked by k. */
-typedef struct {
-    int type; unsigned char internal[92];
-    unsigned sms, mark; unsigned char rest[32]; void *next;
-} resource;
-typedef struct { unsigned sms; char marks[99]; } described;
-_Static_assert(sizeof(resource) == 144, "as in cuda.h");
-int cuInit(unsigned flags) { return getenv("CUDA_VISIBLE_DEVICES") ? 0 : 100; }
-int cuDeviceGet(int *device, int number) { *device = number; return 0; }
-int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)1; return 0; }
-int cuCtxSetCurrent(void *context) { return context == (void *)1 ? 0 : 201; }
-int cuDeviceGetDevResource(int device, resource *found, int type) {
-    memset(found, 0, sizeof *found);
-    found->type = type; found->sms = 132; found->mark = 99;
-    return type == 1 ? 0 : 1;
-}
-int cuDevSmResourceSplitByCount(resource *result, unsigned *groups, const resource *input,
-                                resource *rest, unsigned flags, unsigned least) {
-    if (input->sms != 132 || least > 8) return 1;
-    if (!result) { *groups = 16; return 0; }
-    for (unsigned k = 0; k < *groups; k++) {
-        result[k] = *input; result[k].sms = 8; result[k].mark = k;
-    }
-    rest->sms = 132 - 8 * *groups;
-    return 0;
-}
-int cuDevResourceGenerateDesc(described **out, resource *all, unsigned count) {
-    described *made = calloc(1, sizeof *made);
-    for (unsigned k = 0; k < count; k++) {
-        made->sms += all[k].sms;
-        sprintf(made->marks + strlen(made->marks), "%u ", all[k].mark);
-    }
-    *out = made;
-    return 0;
-}
-int cuGreenCtxCreate(void **context, described *desc, int device, unsigned flags) {
-    if (flags != 1) return 1;
-    fprintf(stderr, "%s", desc->marks);
-    *context = desc;
-    return 0;
-}
-int cuGreenCtxGetDevResource(described *context, resource *found, int type) {
-    const char *less = getenv("LESS");
-    found->sms = context->sms - (less ? atoi(less) : 0);
-    return 0;
-}
-int cuGreenCtxStreamCreate(void **stream, void *context, unsigned flags, int priority) {
-    *stream = (void *)0x7f0012345678;
-    return flags == 1 && priority == 0 ? 0 : 1;
-}
-"""
+LIBCUDA = Path(__file__).parents[1] / "integration" / "fake_cuda.c"
 
 MODEL = """
 import importlib.util, os, sys
@@ -98,8 +44,7 @@ def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("needs a C compiler")
     folder: Path = tmp_path_factory.mktemp("cuda")
-    (folder / "cuda.c").write_text(LIBCUDA)
-    command = ["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "cuda.c"]
+    command = ["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", LIBCUDA]
     subprocess.run(command, check=True)
     return folder
 
@@ -184,17 +129,12 @@ def test_with_mps_all_are_clients_without_a_percentage(gpu: FakeMachine) -> None
             assert mps.PERCENTAGE not in grant.environment
             assert Path(grant.environment[mps_daemon.PIPES], "control").exists()
         with model(grants[0]) as process:
-            with pytest.raises(OutsideFailure, match="runs without MPS"):
-                mechanism.verify(0, [process.pid])
-            subprocess.run(
-                ["nvidia-cuda-mps-control"],
-                input=f"join {process.pid} 100\n",
-                env={**os.environ, **grants[0].environment},
-                text=True,
-                check=True,
-                capture_output=True,
-            )
             mechanism.verify(0, [process.pid])
+        with (
+            model(grants[1], STAYS_OUT="1") as process,
+            pytest.raises(OutsideFailure, match="runs without MPS"),
+        ):
+            mechanism.verify(1, [process.pid])
         assert mechanism.trouble(fresh=True) is None
         gpu.behave(status="FAULT")
         assert "FAULT" in (mechanism.trouble(fresh=True) or "")
