@@ -63,6 +63,12 @@ def list_(as_json: bool) -> None:
     metavar="DIR",
     help="Also put the networks into this Triton model repository.",
 )
+@click.option(
+    "--torch",
+    "torch_precision",
+    type=click.Choice(["fp32", "fp16", "both"]),
+    help="Put PyTorch models of that precision into --into, in the place of ONNX files.",
+)
 @json_option
 def build(
     names: tuple[str, ...],
@@ -70,6 +76,7 @@ def build(
     weights: Path | None,
     forget_weights: bool,
     into: Path | None,
+    torch_precision: str | None,
     as_json: bool,
 ) -> None:
     """Build networks' ONNX files in the cache, with random weights or your own."""
@@ -77,6 +84,9 @@ def build(
 
     if every == bool(names):
         raise BadInput("name the networks to build, or say --all", hint="igprof zoo list")
+    if torch_precision is not None:
+        _build_torch(names or zoo.TORCH_NETWORKS, torch_precision, weights, into, as_json)
+        return
     if weights is not None and (len(names) != 1 or forget_weights):
         raise BadInput("--weights goes with the name of one network, and no other weights option")
     chosen = [zoo.find(name) for name in names] if names else list(zoo.networks())
@@ -98,6 +108,25 @@ def build(
     else:
         for document in done:
             click.echo(document.get("folder") or document["file"])
+
+
+def _build_torch(
+    names: tuple[str, ...], precision: str, weights: Path | None, into: Path | None, as_json: bool
+) -> None:
+    """Put networks into a repository as PyTorch models."""
+    from igniter_prof import zoo
+
+    if into is None or weights is not None:
+        raise BadInput("--torch goes with --into, and with no option of weights")
+    chosen = [each for each in zoo.PRECISIONS if precision in (each, "both")]
+    folders = [
+        zoo.install_torch(name, each, into) for name in dict.fromkeys(names) for each in chosen
+    ]
+    if as_json:
+        print_json({"built": [{"name": each.name, "folder": str(each)} for each in folders]})
+        return
+    for folder in folders:
+        click.echo(folder)
 
 
 def _row(network: Network) -> dict[str, Any]:

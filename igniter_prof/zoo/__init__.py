@@ -6,11 +6,15 @@
 
 from igniter_prof.zoo.catalog import Network, Port, find, known_names, networks, resolve
 from igniter_prof.zoo.repository import Rendered, install, read_config, render, repository_root
+from igniter_prof.zoo.torch_repository import PRECISIONS, TORCH_NETWORKS, Precision, install_torch
 from igniter_prof.zoo.weights import build, built, file_hash, forget, installed
 
 __all__ = [
+    "PRECISIONS",
+    "TORCH_NETWORKS",
     "Network",
     "Port",
+    "Precision",
     "Rendered",
     "build",
     "built",
@@ -18,6 +22,7 @@ __all__ = [
     "find",
     "forget",
     "install",
+    "install_torch",
     "installed",
     "known_names",
     "networks",

@@ -98,7 +98,7 @@ def render(
     _set_backend(config, backend, threads)
     _set_tenant(config, tenant)
     _set_instances(config, tenant.instances, "cuda" if backend == "tensorrt" else device)
-    _write_config(folder / CONFIG, config)
+    write_config(folder / CONFIG, config)
     return _rendered(destination, name, threads=threads)
 
 
@@ -178,7 +178,8 @@ def _set_instances(config: Any, count: int, device: Literal["cpu", "cuda"]) -> N
     config.instance_group.add(count=count, kind=kind)
 
 
-def _write_config(path: Path, config: Any) -> None:
+def write_config(path: Path, config: Any) -> None:
+    """Write Triton's ``ModelConfig`` message as a ``config.pbtxt``."""
     from google.protobuf import text_format
 
     with atomic_write(path) as out:
@@ -270,7 +271,7 @@ def _apply_to_own(tenant: Tenant, folder: Path) -> None:
         for group in config.instance_group:
             group.count = tenant.instances
     path.unlink()
-    _write_config(path, config)
+    write_config(path, config)
 
 
 # --- files ----------------------------------------------------------------------------------------
