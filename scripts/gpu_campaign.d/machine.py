@@ -142,15 +142,8 @@ def prepare(device: str, state: Path, out: Path, *, quick: bool) -> Work:
     """
     python = Path(sys.executable)
     UNPACKED.mkdir(parents=True, exist_ok=True)
-    site = UNPACKED / "site"
-    if not site.is_dir():
-        _install_wheels(python, site)
-    triton = UNPACKED / "triton"
-    if not triton.is_dir():
-        fresh = UNPACKED / "triton.new"
-        with tarfile.open(BUNDLE / "triton.tar.xz") as archive:
-            archive.extractall(fresh, filter="data")
-        fresh.rename(triton)
+    site = _unpack(BUNDLE / "site.tar.xz", UNPACKED / "site")
+    triton = _unpack(BUNDLE / "triton.tar.xz", UNPACKED / "triton")
     server = UNPACKED / "tritonserver"
     server.write_text(_wrapper(triton, python))
     server.chmod(0o755)
@@ -175,15 +168,16 @@ def prepare(device: str, state: Path, out: Path, *, quick: bool) -> Work:
     return work
 
 
-def _install_wheels(python: Path, site: Path) -> None:
-    wheels = sorted((BUNDLE / "wheels").glob("*.whl"))
-    if not wheels:
-        raise RuntimeError(f"no wheels in {BUNDLE}; run 'scripts/gpu_campaign bundle' first")
-    work = site.with_name("site.new")
-    options = ["--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--upgrade"]
-    command = [str(python), "-m", "pip", "install", *options, "--target", str(work)]
-    subprocess.run([*command, *map(str, wheels)], check=True)
-    work.rename(site)
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack an archive of the bundle, once; its folder."""
+    if not folder.is_dir():
+        if not archive.is_file():
+            raise RuntimeError(f"no {archive}; run 'scripts/gpu_campaign bundle' first")
+        fresh = folder.with_name(f"{folder.name}.new")
+        with tarfile.open(archive) as packed:
+            packed.extractall(fresh, filter="data")
+        fresh.rename(folder)
+    return folder
 
 
 def _wrapper(triton: Path, python: Path) -> str:
@@ -214,7 +208,7 @@ def libpython_folder(python: Path, triton: Path) -> Path:
 
 def _build_repository(work: Work) -> None:
     made = work.repository.with_name("repository.new")
-    command = [*work.igprof, "zoo", "build", *NETWORKS, "--torch", "fp16,fp32", "--into", str(made)]
+    command = [*work.igprof, "zoo", "build", *NETWORKS, "--torch", "both", "--into", str(made)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **work.environment}, check=True)
     made.rename(work.repository)
 
