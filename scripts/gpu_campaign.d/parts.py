@@ -10,9 +10,11 @@ import contextlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import parts_power
@@ -98,6 +100,9 @@ def machine(device: str, seconds: float) -> None:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     tell(versions=versions)
+    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # the copy may be without it
+        tell(commit=subprocess.check_output(commit, text=True, stderr=subprocess.DEVNULL).strip())
     for program in ("nvidia-smi", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"):
         tell(**{program: shutil.which(program)})
 
