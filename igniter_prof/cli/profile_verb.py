@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -102,6 +103,11 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="At most so many cells with --adaptive, baselines not counted.",
 )
+@click.option(
+    "--keep-servers",
+    is_flag=True,
+    help="Order the cells so that servers can go on from one to the next, where they do for both.",
+)
 @local_options
 @docker_options
 @remote_options
@@ -117,6 +123,7 @@ def command(
     adaptive: bool,
     target_error_pct: float | None,
     max_cells: int | None,
+    keep_servers: bool,
     dry_run: bool,
     strict: bool,
     as_json: bool,
@@ -142,7 +149,7 @@ def command(
     from igniter_prof.profiling import preflight, profile, sources_of
     from igniter_prof.profiling.adaptive import require_predictable
     from igniter_prof.serving import ServeOptions, device_for, exceeds
-    from igniter_prof.session import CellContext
+    from igniter_prof.session import CellContext, KeptServers, together
 
     if not adaptive and (target_error_pct is not None or max_cells is not None):
         raise click.UsageError("--target-error and --max-cells are for --adaptive")
@@ -179,6 +186,8 @@ def command(
         alone = [cell for cell in planned if len(cell.tenants) == 1] if adaptive else []
         planned = [like.model_copy(update={"tenants": tenants}) for tenants in table.cells]
         planned = list(dict.fromkeys([*alone, *planned]))
+    if keep_servers:
+        planned = together(planned, options)
     skips = preflight(planned, device, options)
     lacking = monitors.check(sweep.monitors, device)
     for spec, reason in lacking.items():
@@ -200,8 +209,9 @@ def command(
         seed=sweep.seed,
         # one that cannot run stays named, so that each cell says why it is not there
         monitors=sweep.monitors,
+        kept=KeptServers() if keep_servers else None,
     )
-    with _Display(len(planned)) as display:
+    with _Display(len(planned)) as display, context.kept or contextlib.nullcontext():
         callbacks: dict[str, Any] = {
             "skips": skips,
             "on_cell": display.begin,

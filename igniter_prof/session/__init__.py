@@ -12,6 +12,7 @@ answered, so that each counted request met all its neighbours.
 """
 
 from igniter_prof.session.cell import CellContext, MeasuredCell, run_cell, skipped
+from igniter_prof.session.kept import KeptServers, together
 from igniter_prof.session.measuring import (
     Observed,
     Rows,
@@ -24,6 +25,7 @@ from igniter_prof.session.surroundings import come_to_rest, conditions_of
 
 __all__ = [
     "CellContext",
+    "KeptServers",
     "MeasuredCell",
     "Observed",
     "Rows",
@@ -35,4 +37,5 @@ __all__ = [
     "measure",
     "run_cell",
     "skipped",
+    "together",
 ]

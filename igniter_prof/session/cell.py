@@ -35,6 +35,7 @@ from igniter_prof.serving import (
     TenantFailure,
     deploy,
 )
+from igniter_prof.session.kept import KeptServers
 from igniter_prof.session.measuring import Rows, Window, failed_window, lagged_pct, measure
 from igniter_prof.session.surroundings import come_to_rest, conditions_of
 from igniter_prof.session.watch import Watch
@@ -66,6 +67,8 @@ class CellContext:
     seed: int = 0
     monitors: tuple[str, ...] = (CLIENT,)
     """``name`` or ``name:argument``; those that can run here."""
+    kept: KeptServers | None = None
+    """Keeps the servers of a cell for the next; None: each cell has fresh ones."""
 
 
 class MeasuredCell(NamedTuple):
@@ -94,11 +97,12 @@ def run_cell(cell: Cell, context: CellContext) -> MeasuredCell:
     endpoints: tuple[Endpoint, ...] = ()
     cores = client_cores(context.device)[0]
     watch = Watch(context.monitors, context.device)
+    served = deploy if context.kept is None else context.kept.deployed
     try:
         with (
             generators(len(cell.tenants)) as clients,
             watch,
-            deploy(context.device, cell.tenants, options=context.options) as deployment,
+            served(context.device, cell.tenants, options=context.options) as deployment,
         ):
             endpoints = deployment.endpoints
             conditions = conditions_of(deployment, context.device)
@@ -116,6 +120,8 @@ def run_cell(cell: Cell, context: CellContext) -> MeasuredCell:
             watch.look(window, cell.tenants)
     except TenantFailure as failure:
         window = failed_window(cell.tenants, failure)
+    if context.kept is not None and any(seen.status != "ok" for seen in window.tenants):
+        context.kept.end()
     cooldown = come_to_rest(context.device, context.stopping.cooldown_s)
     tenants = []
     for index, (tenant, seen) in enumerate(zip(cell.tenants, window.tenants, strict=True)):

@@ -10,7 +10,8 @@ reads from ``config.pbtxt``:
 ``minimum_shape:<input>``      the least shape without the batch, as in ``3,63,63``
 
 It runs on the GPU that CUDA_VISIBLE_DEVICES leaves, and on the CPU where that variable is empty or
-there is no GPU. Inputs and outputs are in the CPU's memory, so their copies are in the latency.
+there is no GPU. Inputs and outputs are in the CPU's memory, so their copies are in the latency;
+therefore images come as bytes, and detection and segmentation answer what they found, not logits.
 ``IGPROF_SM_PARTITION`` (set by the share mechanism ``green-context``) is a file that gives it a
 stream of its own, on which it has its part of the SMs.
 
@@ -37,6 +38,9 @@ except ImportError as error:  # Triton tells it as the reason why the model did 
     ) from error
 
 PARTITION = "IGPROF_SM_PARTITION"
+DETECTIONS = 100
+MEAN, SPREAD = 116.0, 58.0
+"""Of the bytes of ImageNet's pictures, over its colours, rounded."""
 
 
 class TritonPythonModel:
@@ -109,7 +113,7 @@ class TritonPythonModel:
                     self._moved(parts[0] if len(parts) == 1 else torch.cat(parts))
                     for parts in zip(*batches, strict=True)
                 ]
-                results = [result.float().cpu() for result in self.forward(self.network, *joined)]
+                results = [_answer(found) for found in self.forward(self.network, *joined)]
         except RuntimeError as error:  # out of memory, too
             return [_failure(str(error)) for _ in batches]
         parts = [result.split(sizes) for result in results]
@@ -124,10 +128,16 @@ class TritonPythonModel:
         ]
 
     def _moved(self, tensor: Any) -> Any:
-        if tensor.is_floating_point():
-            # copied as it is, since that is what a client sends, and converted where it is used
-            return tensor.to(self.device).to(self.precision)
-        return tensor.to(self.device)
+        """An input on the device; an image, which comes as bytes, as numbers around 0."""
+        moved = tensor.to(self.device)
+        if moved.dtype == torch.uint8:
+            return moved.to(self.precision).sub_(MEAN).div_(SPREAD)
+        return moved
+
+
+def _answer(found: Any) -> Any:
+    """An output in the CPU's memory, in fp32 where it is no integer."""
+    return (found.float() if found.is_floating_point() else found).cpu()
 
 
 def _device(args: dict[str, str]) -> Any:
@@ -189,12 +199,16 @@ def _make_ssd() -> Any:
 
 
 def _ssd(network: Any, image: Any) -> tuple[Any, ...]:
-    """Shape (n, 3, height, width) to (n, boxes, 4) and (n, boxes, 91).
+    """Shape (n, 3, height, width) to the best 100 boxes: (n, 100, 4), scores and classes (n, 100).
 
-    Up to the offsets from the default boxes and the class logits, on the image as it comes.
+    The network up to the offsets from its default boxes, on the image as it comes. Boxes that
+    overlap stay: how long it takes to remove them depends on what was found.
     """
     found = network.head(list(network.backbone(image).values()))
-    return found["bbox_regression"], found["cls_logits"]
+    scores, classes = found["cls_logits"].softmax(-1)[..., 1:].max(-1)
+    best = scores.topk(DETECTIONS).indices
+    boxes = found["bbox_regression"].gather(1, best.unsqueeze(-1).expand(-1, -1, 4))
+    return boxes, scores.gather(1, best), classes.gather(1, best) + 1
 
 
 def _make_fcn() -> Any:
@@ -204,8 +218,8 @@ def _make_fcn() -> Any:
 
 
 def _fcn(network: Any, image: Any) -> tuple[Any, ...]:
-    """Shape (n, 3, height, width) to (n, 21, height, width)."""
-    return (network(image)["out"],)
+    """Shape (n, 3, height, width) to each pixel's class, (n, height, width) of bytes."""
+    return (network(image)["out"].argmax(1).to(torch.uint8),)
 
 
 def _make_encoder(vocabulary: int = 30522, positions: int = 512, width: int = 256) -> Any:

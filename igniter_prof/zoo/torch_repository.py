@@ -17,15 +17,21 @@ TORCH_NETWORKS: Final = (
     *("mobilenet_v2", "alexnet", "resnet50", "vgg19", "ssd", "fcn_resnet50", "encoder"),
 )
 """The networks that PyTorch models are there for."""
+OUTPUTS: Final = {
+    "ssd": (("boxes", "FP32", (100, 4)), ("scores", "FP32", (100,)), ("classes", "INT64", (100,))),
+    "fcn_resnet50": (("classes", "UINT8", (-1, -1)),),
+}
+"""Name, type and shape of outputs that are not those of the ONNX model."""
 MODEL: Final = Path(__file__).with_name("torch_model.py")
 
 
 def install_torch(name: str, precision: Precision, repository: Path) -> Path:
     """Put a network into a model repository as a PyTorch model; its folder there.
 
-    It is named ``<network>_<precision>``; its ports and shapes are those of the network's ONNX
-    model. Requests carry whole batches: there is no dynamic batching unless a tenant has a queue
-    delay. Weights are random: they are made when the model is loaded.
+    It is named ``<network>_<precision>``. Its shapes are those of the network's ONNX model, but
+    images come as bytes, and large outputs are made small where the GPU is (``OUTPUTS``). Requests
+    carry whole batches: there is no dynamic batching unless a tenant has a queue delay. Weights
+    are random: they are made when the model is loaded.
 
     Raises:
         BadInput: there is no such network on PyTorch, or ``repository`` cannot be written.
@@ -36,7 +42,7 @@ def install_torch(name: str, precision: Precision, repository: Path) -> Path:
             f"'{name}' is not there as a PyTorch model",
             hint=f"there are {', '.join(TORCH_NETWORKS)}",
         )
-    from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+    from tritonclient.grpc import model_config_pb2 as triton
 
     source = repository_root() / network
     config = read_config(source / CONFIG)
@@ -44,7 +50,17 @@ def install_torch(name: str, precision: Precision, repository: Path) -> Path:
     config.ClearField("dynamic_batching")
     config.ClearField("instance_group")
     # the model itself chooses: the GPU that it may see, else the CPU
-    config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_MODEL)
+    config.instance_group.add(count=1, kind=triton.ModelInstanceGroup.KIND_MODEL)
+    for port in config.input:
+        if port.data_type == triton.TYPE_FP32:
+            port.data_type = triton.TYPE_UINT8
+            config.parameters[f"value_range:{port.name}"].string_value = "0,256"
+    if network in OUTPUTS:
+        config.ClearField("output")
+        for name, dtype, dims in OUTPUTS[network]:
+            config.output.add(
+                name=name, data_type=triton.DataType.Value(f"TYPE_{dtype}"), dims=dims
+            )
     config.parameters["network"].string_value = network
     config.parameters["precision"].string_value = precision
     folder = repository / f"{network}_{precision}"

@@ -48,10 +48,10 @@ class Work:
     """The machine's Python, which has PyTorch."""
     igprof: list[str]
     """The command line that igprof's verbs are put after."""
-    server: Path
-    """The ``tritonserver`` (a wrapper that knows its libraries and backends)."""
+    server: Path | None
+    """The ``tritonserver`` (a wrapper that knows its libraries); None: igprof's own."""
     repository: Path
-    """The Triton model repository of the PyTorch models."""
+    """The Triton model repository."""
     quick: bool
     """A rehearsal: a few cells of each step."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +61,12 @@ class Work:
     def on_gpu(self) -> bool:
         """Whether this is no rehearsal on the CPU."""
         return self.device.startswith("cuda")
+
+    @property
+    def serving(self) -> list[str]:
+        """The options of igprof's verbs that say how models are served."""
+        server = [] if self.server is None else ["--triton", str(self.server)]
+        return [*server, "--repository", str(self.repository)]
 
     def log(self, text: str) -> None:
         """Append a line to the state's log and show it."""
@@ -134,20 +140,37 @@ def _await(process: subprocess.Popen[bytes], until: float) -> tuple[int, bool]:
 # --- unpacking ------------------------------------------------------------------------------------
 
 
-def prepare(device: str, state: Path, out: Path, *, quick: bool) -> Work:
+def prepare(device: str, out: Path, *, quick: bool) -> Work:
     """Unpack what came along, once, and say where everything is.
+
+    A rehearsal on a CPU where nothing was bundled uses what is installed there: igprof's own
+    Triton, and the zoo's ONNX models.
 
     Raises:
         RuntimeError: something is missing without which nothing can be measured.
     """
     python = Path(sys.executable)
     UNPACKED.mkdir(parents=True, exist_ok=True)
-    site = _unpack(BUNDLE / "site.tar.xz", UNPACKED / "site")
-    triton = _unpack(BUNDLE / "triton.tar.xz", UNPACKED / "triton")
-    server = UNPACKED / "tritonserver"
-    server.write_text(_wrapper(triton, python))
-    server.chmod(0o755)
-    paths = [str(ROOT), str(site), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    state = state_folder()
+    if not state.is_dir():
+        unpack_state(kept(), state)
+        state.mkdir(exist_ok=True)
+    environment = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    bundled = sys.version_info[:2] == (3, 12) and (BUNDLE / "site.tar.xz").is_file()
+    server = None
+    if bundled:
+        site = _unpack(BUNDLE / "site.tar.xz", UNPACKED / "site")
+        triton = _unpack(BUNDLE / "triton.tar.xz", UNPACKED / "triton")
+        server = UNPACKED / "tritonserver"
+        server.write_text(_wrapper(triton, python))
+        server.chmod(0o755)
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(site)])
+        # MPS's pipes lie in there, and the names of sockets are short
+        environment["XDG_CACHE_HOME"] = str(UNPACKED / "cache")
+    elif not device.startswith("cpu"):
+        raise RuntimeError(
+            f"{device} needs Python 3.12 and what 'scripts/gpu_campaign bundle' makes"
+        )
     work = Work(
         state=state,
         out=out,
@@ -157,15 +180,42 @@ def prepare(device: str, state: Path, out: Path, *, quick: bool) -> Work:
         server=server,
         repository=UNPACKED / "repository",
         quick=quick,
-        environment={
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "XDG_CACHE_HOME": str(UNPACKED / "cache"),
-            "OPENBLAS_NUM_THREADS": "1",
-        },
+        environment=environment,
     )
     if not work.repository.is_dir():
         _build_repository(work)
+    _put_aside(work)
     return work
+
+
+def _put_aside(work: Work) -> None:
+    """What was measured on another device is kept whole in ``earlier/``; all begins anew."""
+    ask = (
+        "import sys; from igniter_prof.config.devices import resolve_device;"
+        "device = resolve_device(sys.argv[1]); print(device.id, device.name, sep=chr(10))"
+    )
+    command = [str(work.python), "-c", ask, work.device]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **work.environment}, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"no device {work.device}: {done.stderr.strip().splitlines()[-1:]}")
+    ours = done.stdout.split("\n")[:2]
+    noted = work.state / "device.json"
+    theirs = json.loads(noted.read_text()) if noted.exists() else ours
+    if theirs != ours:
+        earlier = work.state / "earlier"
+        place = earlier / str(1 + sum(1 for _ in earlier.glob("*")))
+        place.mkdir(parents=True)
+        for path in work.state.iterdir():
+            if path != earlier:
+                path.rename(place / path.name)
+    work.save("device.json", ours)
+
+
+def state_folder() -> Path:
+    """Where this machine keeps the state; it outlives a piece while the machine is kept."""
+    return UNPACKED / "state"
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
@@ -207,9 +257,12 @@ def libpython_folder(python: Path, triton: Path) -> Path:
 
 
 def _build_repository(work: Work) -> None:
+    """The models: on PyTorch, or in a rehearsal without the bundle the zoo's smallest."""
     made = work.repository.with_name("repository.new")
-    command = [*work.igprof, "zoo", "build", *NETWORKS, "--torch", "both", "--into", str(made)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **work.environment}, check=True)
+    networks = [*NETWORKS, "--torch", "both"] if work.server else ["mlp", "encoder"]
+    command = [*work.igprof, "zoo", "build", *networks, "--into", str(made)]
+    environment = {**os.environ, **work.environment}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     made.rename(work.repository)
 
 

@@ -28,9 +28,9 @@ MODULES = {
     "quads": "measure",
     "scales": "measure",
     "again": "measure",
-    "fit": "measure",
-    "plan": "measure",
-    "evaluate": "measure",
+    "fit": "conclude",
+    "plan": "conclude",
+    "evaluate": "conclude",
 }
 """Each step, in order, and the module whose function of that name it is."""
 ORDER = tuple(MODULES)
@@ -50,11 +50,10 @@ def run(
         0 if something usable is in ``out``, else 4.
     """
     out.mkdir(parents=True, exist_ok=True)
-    state = out.parent / f".{out.name}-state"
+    state = machine.state_folder()
     try:
         signal.signal(signal.SIGTERM, _interrupt)
-        machine.unpack_state(machine.kept(), state)
-        work = machine.prepare(device, state, out, quick=quick)
+        work = machine.prepare(device, out, quick=quick)
         for name in only or ORDER:
             if time.monotonic() >= until - PACKING_S:
                 break

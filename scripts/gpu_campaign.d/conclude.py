@@ -1,0 +1,139 @@
+"""The concluding steps: fit what was measured, plan from it, evaluate the plans on the device."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from machine import OutOfTime, Work
+from measure import profiles
+
+MODELS = ("igprof", "igniter", "gpulets", "none")
+"""The latency models that are held against each other."""
+STRATEGIES = ("optimal", "igniter", "gpulets", "gslice", "ffd")
+EVALUATED = ("optimal", "igniter", "ffd", "gpulets", "gslice")
+"""The order in which plans are loaded, while there is time."""
+FITTED = ("solo", "pairs", "triples", "quads", "scales")
+SLO_FACTOR = 4.0
+"""An SLO is so many times the latency of a request alone at half of the device."""
+LOADED = 0.35
+"""A workload's rate, of the batches per second that its model answers alone at half the device."""
+EVALUATE_S, QUICK_EVALUATE_S = 10.0, 3.0
+START_S = 25.0
+"""What an evaluation takes beside its window; it is not begun with less time."""
+
+
+def fit(work: Work, until: float) -> None:
+    """Each latency model from all that was measured, with its error on the hold-out."""
+    every = _merged(work, until)
+    for model in MODELS:
+        out = work.state / "coefficients" / f"{model}.json"
+        if not out.exists() or out.stat().st_mtime < every.stat().st_mtime:
+            quick = ["--quick"] if work.quick else []
+            out.parent.mkdir(exist_ok=True)
+            try:
+                work.run(["fit", every, "--model", model, "--out", out, *quick], until)
+            except RuntimeError as error:
+                if model == MODELS[0]:
+                    raise
+                work.log(f"no coefficients of {model}: {error}")
+
+
+def plan(work: Work, until: float) -> None:
+    """A plan of each strategy for workloads that follow from what was measured."""
+    coefficients = work.state / "coefficients" / "igprof.json"
+    if not coefficients.exists():
+        raise OutOfTime("nothing is fitted yet")
+    folder = work.state / "plans"
+    sheet = folder / "workloads.yaml"
+    if not sheet.exists():
+        work.save("plans/workloads.yaml", {"workloads": workloads(_alone(work))})  # JSON is YAML
+    for strategy in STRATEGIES:
+        out = folder / f"{strategy}.json"
+        if not out.exists():
+            options = ["--strategy", strategy, "--time-limit", "10", "--share-step", "5"]
+            try:
+                work.run(["plan", coefficients, sheet, "--out", out, *options], until)
+            except RuntimeError as error:
+                work.log(f"no plan by {strategy}: {error}")  # one that finds none is a result, too
+    if not any((folder / f"{strategy}.json").exists() for strategy in STRATEGIES):
+        raise RuntimeError("no strategy found a plan")
+
+
+def evaluate(work: Work, until: float) -> None:
+    """Load each plan on this device, at its rates, with open loops."""
+    seconds = QUICK_EVALUATE_S if work.quick else EVALUATE_S
+    chosen = EVALUATED[:1] if work.quick else EVALUATED
+    plans = [work.state / "plans" / f"{strategy}.json" for strategy in chosen]
+    if not any(path.exists() for path in plans):
+        raise OutOfTime("there is no plan yet")
+    for path in (path for path in plans if path.exists()):
+        out = work.state / "evaluations" / path.name
+        if out.exists():
+            continue
+        devices = len(json.loads(path.read_text())["devices"])
+        if until - time.monotonic() < devices * (seconds + START_S):
+            raise OutOfTime(f"no time to load {path.stem}'s {devices} devices")
+        out.parent.mkdir(exist_ok=True)
+        options = ["--duration", seconds, "--share-mechanism", mechanism(work)]
+        # 7: an SLO was missed, which is a verdict
+        work.run(
+            ["evaluate", path, "--out", out, *map(str, options), *work.serving],
+            until,
+            accept=(0, 7),
+        )
+
+
+def mechanism(work: Work) -> str:
+    """The share mechanism of the profiles."""
+    (first, *_) = profiles(work, *FITTED)
+    manifest = json.loads((first / "profile.json").read_text())
+    return str(manifest["sweep"].get("share_mechanism") or "cfs-quota")
+
+
+def workloads(alone: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """A workload for each model; of each its latency in ms and its rate, alone at half a device."""
+    return [
+        {
+            **{"name": f"w-{model.replace('_', '-')}", "model": model},
+            **{
+                "rate_rps": _rounded(LOADED * rate_rps),
+                "slo_ms": _rounded(SLO_FACTOR * latency_ms),
+            },
+        }
+        for model, (latency_ms, rate_rps) in sorted(alone.items())
+    ]
+
+
+def _rounded(value: float) -> float:
+    """To two digits that count, so that workloads read well."""
+    return float(f"{value:.2g}")
+
+
+def _alone(work: Work) -> dict[str, tuple[float, float]]:
+    """Mean latency in ms and inferences per second of one in flight, at half of the device."""
+    found = {}
+    for profile in profiles(work, "solo"):
+        for path in sorted(profile.glob("cells/*.zip")):
+            with zipfile.ZipFile(path) as stored:
+                tenant = json.loads(stored.read("measurement.json"))["tenants"][0]
+            asked = tenant["tenant"]
+            if (asked["batch_size"], asked["share_pct"]) == (1, 50) and tenant.get("latency"):
+                latency_ms = tenant["latency"]["mean_ms"]
+                found[asked["model"]] = (latency_ms, 1000 / latency_ms)
+    return found
+
+
+def _merged(work: Work, until: float) -> Path:
+    """All profiles in one, made again where a step measured since."""
+    parts = profiles(work, *FITTED)
+    if not parts:
+        raise OutOfTime("nothing is measured yet")
+    cells = sum(len(list(part.glob("cells/*.zip"))) for part in parts)
+    merged = work.state.parent / f"merged-{cells}"
+    if not (merged / "profile.json").exists():
+        work.run(["dataset", "merge", *parts, "--out", merged], until)
+    return merged
