@@ -184,7 +184,7 @@ def check_nvml() -> Check:
 
 def check_mps() -> Check:
     """MPS, which gives shares of a GPU: its program, and a daemon if one is there (it is asked)."""
-    program = shutil.which(mps_daemon.PROGRAM)
+    program = mps_daemon.find()
     if program is None:
         return Check(
             name="mps",

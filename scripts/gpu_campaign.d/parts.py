@@ -86,6 +86,7 @@ def machine(device: str, seconds: float) -> None:
     from importlib import metadata
 
     from igniter_prof.config.devices import cpu_model, usable_cores
+    from igniter_prof.serving.shares.mps_daemon import DRIVER_PROGRAMS
 
     tell(
         kernel=platform.release(),
@@ -104,7 +105,7 @@ def machine(device: str, seconds: float) -> None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # the copy may be without it
         tell(commit=subprocess.check_output(commit, text=True, stderr=subprocess.DEVNULL).strip())
     for program in ("nvidia-smi", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"):
-        tell(**{program: shutil.which(program)})
+        tell(**{program: shutil.which(program) or shutil.which(program, path=DRIVER_PROGRAMS)})
 
 
 def torch(device: str, seconds: float) -> None:

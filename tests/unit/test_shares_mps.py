@@ -109,6 +109,20 @@ def test_each_tenant_has_its_percentage_and_the_daemon_has_none(machine: FakeMac
     assert not Path(pipes).exists()
 
 
+def test_a_program_beside_the_driver_is_found_without_path(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = mps_daemon.find()
+    assert on_path is not None
+    monkeypatch.setattr(mps_daemon, "DRIVER_PROGRAMS", str(Path(on_path).parent))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with mechanism_for(machine.device, HALVES, ServeOptions()) as mechanism:
+        assert mechanism.name == "mps"
+    (daemon,) = machine.started()
+    # the daemon starts its servers by their name
+    assert str(machine.bin) in daemon["environment"]["PATH"].split(":")
+
+
 def test_a_tenant_without_a_share_has_no_percentage(machine: FakeMachine) -> None:
     with Mps(machine.device, [Tenant(model="m")], ServeOptions()) as mechanism:
         assert mps.PERCENTAGE not in mechanism.grant(0).environment

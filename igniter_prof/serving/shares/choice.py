@@ -5,7 +5,6 @@ Adding a mechanism is a module with a factory, and its line in MECHANISMS.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 
 from igniter_prof.errors import BadInput, did_you_mean
@@ -73,7 +72,7 @@ def usual(device: Device, tenants: Sequence[Tenant]) -> str:
         return "mig"
     if any(tenant.share_pct not in (None, 100) for tenant in tenants):
         mps_daemon.program()
-    return "mps" if shutil.which(mps_daemon.PROGRAM) else "time-slicing"
+    return "mps" if mps_daemon.find() else "time-slicing"
 
 
 def shared_grant(device: Device) -> Grant:

@@ -24,6 +24,8 @@ from igniter_prof.serving.shares.mps_clients import Client, parse_clients
 PROGRAM = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
+DRIVER_PROGRAMS = "/usr/local/nvidia/bin"
+"""Where NVIDIA's container tools mount the driver's programs; not always on PATH."""
 USUAL_PIPES = Path("/tmp/nvidia-mps")
 PID_FILE = f"{PROGRAM}.pid"
 LONGEST_SOCKET = "control_privileged"
@@ -156,9 +158,14 @@ class Daemon:
         shutil.rmtree(self.pipes, ignore_errors=True)
 
 
+def find() -> str | None:
+    """The path of ``nvidia-cuda-mps-control``; None if it is not installed."""
+    return shutil.which(PROGRAM) or shutil.which(PROGRAM, path=DRIVER_PROGRAMS)
+
+
 def program() -> str:
     """The path of ``nvidia-cuda-mps-control``. Raises MissingCapability."""
-    found = shutil.which(PROGRAM)
+    found = find()
     if found is None:
         raise MissingCapability(f"MPS needs {PROGRAM}, which is not on PATH", hint=FIX)
     return found
@@ -259,7 +266,9 @@ def start(uuid: str, mark: Mark) -> Daemon:
 
 
 def _environment(pipes: Path) -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", os.defpath), PIPES: str(pipes)}
+    # it finds the program of its servers there
+    path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{DRIVER_PROGRAMS}"
+    return {"PATH": path, PIPES: str(pipes)}
 
 
 def _numbers(text: str) -> list[int]:
