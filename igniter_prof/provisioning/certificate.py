@@ -14,14 +14,13 @@ import numpy as np
 from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.generation import Bound
-from igniter_prof.provisioning.groups import Groups, merged, signatures, singles
+from igniter_prof.provisioning.groups import Groups, alike, merged, needs_beside_light, singles
 from igniter_prof.provisioning.optimal import MOST_CLASSES, adds, least_cost, rounded_up
 from igniter_prof.provisioning.problem import Problem
 from igniter_prof.provisioning.search import Found
 from igniter_prof.records import Certificate, Plan, Workload, WorkloadPrice
 
 _TOLERANCE = 1e-6
-_FINEST = range(12)
 """Numbers of neighbours by which classes of one price are told apart; as fine as planning does."""
 
 
@@ -99,9 +98,9 @@ def _worth_more(engine: Engine, prices: FloatArray, kind_prices: FloatArray) -> 
     findings: list[str] = []
     equal = _of_equal_price(engine, prices)
     # those of one price may differ in what they need: then finer groups, but more of them
-    finer = np.stack([equal, signatures(engine, _FINEST)], axis=1)
+    finer = np.stack([equal, alike(engine, needs_beside_light(engine))], axis=1)
     for of in (equal, np.unique(finer, axis=0, return_inverse=True)[1].reshape(-1)):
-        groups = merged(engine, of, easier=True)
+        groups = merged(engine, of)
         findings = _worth_more_of(engine, groups, prices, kind_prices)
         if not findings:
             break

@@ -41,6 +41,14 @@ class Relaxed:
     value: float
 
 
+@dataclass(frozen=True)
+class Box:
+    """What prices may be, (C,) each."""
+
+    lowest: FloatArray
+    highest: FloatArray
+
+
 def relax(
     columns: Sequence[Column],
     costs: Sequence[float],
@@ -50,20 +58,25 @@ def relax(
     seed: int,
     vertex: bool = False,
     lack: float | None = None,
+    box: Box | None = None,
 ) -> Relaxed | None:
     """Solve the relaxation; None if the columns cover not everything within the limits.
 
     ``vertex``: an extreme point, few of whose columns are used in part, instead of one amid all
     that are as good, whose prices lead column generation faster. ``lack``: what it costs to leave a
-    tenant out, so that there always is a solution, and prices; None: nobody is left out.
+    tenant out, so that there always is a solution, and prices; None: nobody is left out. ``box``:
+    tenants may be left out for the highest price, and placed once more for the lowest, so that
+    prices are between them, but for patterns worth more than their device at the lowest.
 
     Raises:
         OutsideFailure: no engine works.
     """
     import pulp
 
-    problem, times, rows = _program(columns, costs, counts, limits, integer=False, lack=lack)
-    options = {"simplex_strategy": 4} if vertex else {"solver": "ipm", "run_crossover": "off"}
+    problem, times, rows = _program(
+        columns, costs, counts, limits, integer=False, lack=lack, box=box
+    )
+    options = {"solver": "ipm", "run_crossover": "on" if vertex else "off"}
     _run(problem, None, seed, [options, {}])
     if problem.sol_status != pulp.LpSolutionOptimal:
         return None
@@ -127,6 +140,15 @@ def covers(chosen: Mapping[Column, int], counts: IntArray, limits: Sequence[int 
     return within and bool((held >= counts).all())
 
 
+def held_by(columns: Sequence[Column], times: IntArray, classes: int) -> IntArray:
+    """How many tenants of each class columns hold that are used so often, (classes,)."""
+    held = np.zeros(classes, dtype=np.int64)
+    for (_, pattern), number in zip(columns, times.tolist(), strict=True):
+        if number:
+            np.add.at(held, list(pattern), number)
+    return held
+
+
 def _program(
     columns: Sequence[Column],
     costs: Sequence[float],
@@ -135,6 +157,7 @@ def _program(
     *,
     integer: bool,
     lack: float | None = None,
+    box: Box | None = None,
 ) -> tuple[Any, list[Any], list[str]]:
     import pulp
 
@@ -151,6 +174,13 @@ def _program(
             left_out = problem.add_variable(f"l{index}", lowBound=0)
             total.append((left_out, lack))
             holders[index].append((left_out, 1.0))
+    if box is not None:
+        for index, (low, high) in enumerate(zip(box.lowest, box.highest, strict=True)):
+            fewer = problem.add_variable(f"f{index}", lowBound=0)
+            # not without end: some pattern may be worth more than its device at the lowest prices
+            again = problem.add_variable(f"a{index}", lowBound=0, upBound=float(counts[index]))
+            total += [(fewer, float(high)), (again, -float(low))]
+            holders[index] += [(fewer, 1.0), (again, -1.0)]
     problem += pulp.LpAffineExpression(total)
     of_kind: list[list[tuple[Any, float]]] = [[] for _ in limits]
     for (kind, pattern), each in zip(columns, times, strict=True):

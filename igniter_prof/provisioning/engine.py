@@ -80,8 +80,10 @@ class Engine:
         Shares that are a little too small are raised, in place.
         """
         holds = []
-        # of settings that the rule allows others may draw less power
-        limited = self.problem.kinds[kind].record.power_limit_w is not None
+        record = self.problem.kinds[kind].record
+        # of settings that the rule allows others may draw less power; where devices are few, a
+        # pattern that is not seen may be the one that is needed
+        limited = record.power_limit_w is not None or record.count is not None
         for row, pattern in enumerate(classes.tolist()):
             found = self.settled(
                 kind, pattern, self.settings(kind, pattern, option[row], units[row])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from igniter_prof.fitting.points import FloatArray, IntArray
+from igniter_prof.fitting.points import BoolArray, FloatArray, IntArray
 from igniter_prof.provisioning.columns import Column, Relaxed, relax
 from igniter_prof.provisioning.search import Found, Search
 
@@ -27,7 +27,8 @@ _NEAR = 0.97
 _MOST = 20_000
 """Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
-_REFUTED_AT_ONCE = 400
+_PER_CLASS_PROVEN = 40
+_REFUTED_AT_ONCE = 2000
 _TINY = 1e-9
 _LACK = 50.0
 """Devices that leaving out a tenant costs, while column generation looks for a way to place it."""
@@ -65,6 +66,8 @@ class Generation:
     """Patterns neither found to work nor proven not to: they count for the bound only."""
     refuted: set[Column] = field(default_factory=set)
     bound: Bound | None = None
+    _refused: set[Column] = field(default_factory=set)
+    """Patterns that do not work easily; nothing is proven of them."""
     _relaxed: Relaxed | None = None
     _most: float = 1.0
     """What the best pattern of the last search is worth over its device's cost."""
@@ -74,22 +77,56 @@ class Generation:
 
         ``seeds``: kinds, and patterns (n, k) that may be good; they need not work.
         """
+        self.start_alone()
         for kind, search in enumerate(self.searches):
-            usable = np.flatnonzero(search.demand.feasible)
-            self._add(kind, Found(usable[:, None], search.least[usable][:, None], np.ones(0)))
-            if seeds or not len(usable):
+            if seeds or not search.demand.feasible.any():
                 continue
             for beside in search.beside[1:5]:
                 worth = np.where(beside <= search.demand.capacity, beside, 0) / float(
                     search.demand.capacity
                 )
                 found, _ = search.valuable(worth, _NEAR, widest=1000)
-                for each in self._best(found):
+                for each in self._best(found, _PER_CLASS):
                     self._add(kind, each)
         for kind, classes in seeds:
             search = self.searches[kind]
             units, fits = search.lowest(classes, search.least[classes])
             self._add(kind, Found(classes[fits], units[fits], np.ones(0)))
+
+    def add(self, kind: int, found: Found) -> BoolArray:
+        """Take patterns in that work easily; which of them do, (n,)."""
+        patterns = [(kind, pattern) for pattern in map(tuple, found.classes.tolist())]
+        new = [
+            row
+            for row, column in enumerate(patterns)
+            if column not in self.columns and column not in self._refused
+        ]
+        self._add(kind, Found(found.classes[new], found.units[new], found.value[new]))
+        works = np.array([column in self.columns for column in patterns], dtype=bool)
+        self._refused.update(column for column, w in zip(patterns, works, strict=True) if not w)
+        return works
+
+    def alone(self) -> FloatArray:
+        """What the cheapest device for each class alone costs, (C,)."""
+        least = np.full(len(self.counts), self.lack or np.inf)
+        for column in self.columns:
+            if len(column[1]) == 1:
+                index = column[1][0]
+                least[index] = min(least[index], self.cost(column))
+        return least
+
+    @property
+    def lack(self) -> float | None:
+        """What it costs to leave out a tenant; None where there are devices for all."""
+        # columns that keep limits are not known from the start
+        limited = any(limit is not None for limit in self.limits)
+        return _LACK * max(self.costs) if limited else None
+
+    def start_alone(self) -> None:
+        """The columns with every class alone."""
+        for kind, search in enumerate(self.searches):
+            usable = np.flatnonzero(search.demand.feasible)
+            self._add(kind, Found(usable[:, None], search.least[usable][:, None], np.ones(0)))
 
     def generate(self, deadline: float) -> None:
         """Add the patterns that make the relaxation cheaper, as far as a narrow search sees."""
@@ -136,10 +173,9 @@ class Generation:
         """The relaxation over what is known, doubtful patterns included."""
         columns = [*self.columns, *self.doubtful]
         costs = [self.cost(each) for each in columns]
-        # columns that keep limits are not known from the start
-        limited = any(limit is not None for limit in self.limits)
-        lack = _LACK * max(self.costs) if limited else None
-        self._relaxed = relax(columns, costs, self.counts, self.limits, seed=self.seed, lack=lack)
+        self._relaxed = relax(
+            columns, costs, self.counts, self.limits, seed=self.seed, lack=self.lack
+        )
         return self._relaxed
 
     def _round(self, excess: float, widest: int | None, deadline: float) -> tuple[int, bool]:
@@ -161,7 +197,8 @@ class Generation:
             for each in new:
                 beyond = float(each.value.max(initial=0.0)) - kind_price
                 self._most = max(self._most, beyond / max(self.costs[kind], _TINY))
-            for each in self._best(new):
+            most = _PER_CLASS if widest is not None else _PER_CLASS_PROVEN
+            for each in self._best(new, most):
                 added += self._add(kind, each, until=None if widest is not None else deadline)
         return added, complete
 
@@ -185,7 +222,7 @@ class Generation:
                 keep.append(row)
         return Found(found.classes[keep], found.units[keep], found.value[keep])
 
-    def _best(self, found: Sequence[Found]) -> list[Found]:
+    def _best(self, found: Sequence[Found], most: int) -> list[Found]:
         """The most valuable, but not many of one class: they would replace each other."""
         ranked = sorted(
             (
@@ -198,7 +235,7 @@ class Generation:
         chosen: list[list[int]] = [[] for _ in found]
         for _, size, row in ranked:
             pattern = found[size].classes[row]
-            if (used[pattern] >= _PER_CLASS).all():
+            if (used[pattern] >= most).all():
                 continue
             used[np.unique(pattern)] += 1
             chosen[size].append(row)

@@ -1,22 +1,26 @@
-"""Groups of classes that are nearly alike: where there are too many classes to plan one by one.
+"""Groups of classes that are nearly alike: where there are too many classes to bound one by one.
 
-A group *easier* than its members may whatever one of its members may, with the highest limit of
-them: a bound for the groups is a bound for the members. A group *harder* than its members may only
-what all of them may, with the lowest limit: a plan for the groups is one for the members.
+A group is easier than its members: it may whatever one of them may, with the highest limit of them.
+So a bound for the groups is a bound for the members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from igniter_prof.fitting.points import FloatArray, IntArray
+from igniter_prof.provisioning.columns import Column
 from igniter_prof.provisioning.demand import Limits, build
 from igniter_prof.provisioning.engine import Engine
-from igniter_prof.provisioning.problem import WorkloadClass
+from igniter_prof.provisioning.problem import Pattern, WorkloadClass
 from igniter_prof.provisioning.search import Search
+
+_COPIES = 12
+"""Patterns of finer groups that are made of one of coarser ones at most."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,12 @@ class Groups:
     """Groups of a problem's classes; ``searches`` has one for each kind of device."""
 
     of: IntArray
-    """(C,): the group of each class; -1 of one that is in none."""
+    """(C,): the group of each class."""
     searches: list[Search]
 
     def counts(self, counts: IntArray) -> IntArray:
         """Tenants of each group from those of each class."""
-        within = self.of >= 0
-        return np.bincount(self.of[within], counts[within]).astype(np.int64)
+        return np.bincount(self.of, counts).astype(np.int64)
 
 
 def singles(engine: Engine) -> Groups:
@@ -38,15 +41,12 @@ def singles(engine: Engine) -> Groups:
     return Groups(np.arange(len(engine.problem.classes)), engine.searches)
 
 
-def signatures(engine: Engine, contexts: Sequence[int]) -> IntArray:
-    """(C,): equal numbers for classes that need the same shares beside the same neighbours.
+def alike(engine: Engine, needs: Sequence[IntArray]) -> IntArray:
+    """(C,): equal numbers for classes that may be one group, as they need the same shares.
 
-    Neighbours are 0, 1, … of the lightest, as ``contexts`` says.
+    ``needs``: of each kind, (contexts, C), units that a class needs at least beside some others.
     """
-    parts = []
-    for search in engine.searches:
-        rows = [each for each in contexts if each < len(search.beside)]
-        parts.append(search.beside[rows])
+    parts = list(needs)
     parts.append(np.array([limits.model for limits in engine.limits]))
     table = np.concatenate(parts, axis=0).T
     fixed = [
@@ -63,21 +63,55 @@ def signatures(engine: Engine, contexts: Sequence[int]) -> IntArray:
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:
-    """Groups by their numbers, each easier or harder than all of its members."""
+def needs_alone(engine: Engine) -> list[IntArray]:
+    """Units that classes need on each kind alone, (1, C)."""
+    return [search.beside[:1] for search in engine.searches]
+
+
+def needs_beside_light(engine: Engine) -> list[IntArray]:
+    """Units that classes need on each kind beside 0, 1, … of the lightest neighbours."""
+    return [search.beside for search in engine.searches]
+
+
+def needs_in(
+    engine: Engine, devices: Mapping[int, Sequence[IntArray]], levels: Sequence[float]
+) -> list[IntArray]:
+    """Units that classes need on each kind beside the tenants of some devices, (levels, C).
+
+    ``devices``: by kind, settings of tenants (numbers in the table) that may have a further
+    neighbour. ``levels``: which of them, from those that press least (0) to the most (1). A kind
+    without any counts alone.
+    """
+    needs = []
+    for kind, search in enumerate(engine.searches):
+        everybody = np.arange(len(search.least))
+        beside = [
+            search.lowest(everybody[:, None], search.least[:, None], others.tolist())[0][:, 0]
+            for others in devices.get(kind, ())
+        ]
+        if not beside:
+            needs.append(search.beside[:1])
+            continue
+        ranked = sorted(beside, key=lambda units: (int(units.sum()), units.tolist()))
+        needs.append(np.array([ranked[round(level * (len(ranked) - 1))] for level in levels]))
+    return needs
+
+
+def merged(engine: Engine, of: IntArray) -> Groups:
+    """Groups by their numbers, each easier than all of its members."""
     problem = engine.problem
     n = int(of.max()) + 1
     first = np.array([int(np.flatnonzero(of == group)[0]) for group in range(n)])
     searches = []
     for kind, (grid, limits) in enumerate(zip(engine.grids, engine.limits, strict=True)):
-        together = _reduced(limits.together, of, n, easier)
-        alone = _reduced(limits.alone, of, n, easier)
+        together = _easiest(limits.together, of, n)
+        alone = _easiest(limits.alone, of, n)
         samples = [problem.classes[index] for index in first.tolist()]
         demand = build(
             problem.kinds[kind],
             grid,
             Limits(limits.model[first], together, alone),
-            at_most=_at_most(problem.classes, of, n, easier=easier),
+            at_most=_at_most(problem.classes, of, n),
             memory=np.array([each.sample.memory_mib or np.nan for each in samples]),
             labels=[each.sample.anti_affinity for each in samples],
         )
@@ -85,29 +119,39 @@ def merged(engine: Engine, of: IntArray, *, easier: bool) -> Groups:
     return Groups(of, searches)
 
 
-def _at_most(classes: Sequence[WorkloadClass], of: IntArray, n: int, *, easier: bool) -> IntArray:
-    """How many of each group may share a device, (n,).
+def seeds(
+    columns: Sequence[Column], coarse: IntArray, fine: IntArray
+) -> list[tuple[int, IntArray]]:
+    """Patterns of finer groups from those of coarser ones, each member in some of them.
 
-    Its tenants are handed out in turn: those that follow each other are of different workloads as
-    long as they are no more than the smallest class of replicas has workloads.
+    ``coarse``, ``fine``: (C,), the groups of the classes.
     """
+    members: dict[int, list[int]] = defaultdict(list)
+    for group, part in dict.fromkeys(zip(coarse.tolist(), fine.tolist(), strict=True)):
+        members[group].append(part)
+    turns = dict.fromkeys(members, 0)
+    made: dict[tuple[int, int], dict[Pattern, None]] = defaultdict(dict)
+    for kind, pattern in columns:
+        copies = max(len(members[group]) for group in pattern)
+        for _ in range(min(_COPIES, copies)):
+            parts = []
+            for group in pattern:
+                parts.append(members[group][turns[group] % len(members[group])])
+                turns[group] += 1
+            made[kind, len(pattern)][tuple(sorted(parts))] = None
+    return [(kind, np.array(list(found))) for (kind, _), found in sorted(made.items())]
+
+
+def _at_most(classes: Sequence[WorkloadClass], of: IntArray, n: int) -> IntArray:
+    """How many of each group may share a device, (n,)."""
     most = np.zeros(n, dtype=np.int64)
-    split = np.full(n, np.iinfo(np.int64).max)
     for each, group in zip(classes, of.tolist(), strict=True):
-        if group < 0:
-            continue
-        if each.sample.anti_affinity is not None:
-            most[group], split[group] = 1, 1
-            continue
-        most[group] += each.at_most
-        if each.sample.replicas > 1:
-            split[group] = min(split[group], each.at_most)
-    return most if easier else np.minimum(most, split)
+        # those of one label are in groups of their own
+        most[group] = 1 if each.sample.anti_affinity is not None else most[group] + each.at_most
+    return most
 
 
-def _reduced(values: FloatArray, of: IntArray, n: int, easier: bool) -> FloatArray:
+def _easiest(values: FloatArray, of: IntArray, n: int) -> FloatArray:
     order = np.argsort(of, kind="stable")
-    order = order[np.searchsorted(of[order], 0) :]
     starts = np.searchsorted(of[order], np.arange(n))
-    reduce = np.maximum if easier else np.minimum
-    return np.asarray(reduce.reduceat(values[order], starts, axis=0))
+    return np.asarray(np.maximum.reduceat(values[order], starts, axis=0))

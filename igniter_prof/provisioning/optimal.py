@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
 from igniter_prof.errors import Infeasible
 from igniter_prof.fitting.points import FloatArray, IntArray
-from igniter_prof.provisioning.columns import Column, choose, covers, relax
+from igniter_prof.provisioning.columns import Column, choose, covers, held_by, relax
+from igniter_prof.provisioning.diving import dive, with_most_used
 from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.generation import Bound, Generation
-from igniter_prof.provisioning.groups import Groups, merged, signatures, singles
-from igniter_prof.provisioning.many import handed_out, seeds
+from igniter_prof.provisioning.groups import (
+    Groups,
+    alike,
+    merged,
+    needs_alone,
+    needs_in,
+    seeds,
+    singles,
+)
 from igniter_prof.provisioning.problem import Configuration, Pattern, Problem
 
 _EPS = 1e-6
@@ -25,11 +34,16 @@ _CLOSE = 1e-4
 """Relative: a bound so near to the relaxation's value is good enough where costs are no steps."""
 MOST_CLASSES = 80
 """More classes than these are planned, and bounded, in groups."""
-_CONTEXTS = ((0,), (0, 2, 4), (0, 1, 2, 3, 4, 6), tuple(range(12)))
-"""Numbers of neighbours beside which members of a group need the same; ever finer groups."""
-_MOST_BOUNDED = 200
+_CONTEXTS = 50
+"""Devices of a plan whose tenants classes are tried beside."""
+_LEVELS = ((0.25, 0.75), (0.2, 0.5, 0.8))
+"""Beside which of them members of a group need the same; ever finer groups."""
+_MOST_BOUNDED = 250
 """Groups of which all patterns can be searched."""
-_MOST_PLANNED = 1500
+_ROUGHLY = 1.02
+"""How near to their relaxation the bound of the first groups is proven."""
+_PLANNING = 0.6
+"""Part of the time in which more classes than these are planned; the rest is for bounds."""
 _MOST_STEPS = 5_000_000
 _AT_ONCE = 0.05
 """Part of the devices of a relaxation that is fixed at once where none is used a whole time."""
@@ -64,7 +78,7 @@ def optimal(engine: Engine) -> Placement:
     generation = _generation(engine, groups, counts)
     generation.start()
     generation.generate(started + 0.4 * limit_s)
-    generation.prove(started + 0.8 * limit_s, lambda value: _wanted(problem, value))
+    generation.prove(started + 0.8 * limit_s, partial(_wanted, problem))
     chosen = _finish(problem, generation, started + limit_s)
     if chosen is None:
         raise _too_few(problem)
@@ -80,54 +94,79 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     """See ``optimal``: for more classes than can be planned one by one."""
     problem = engine.problem
     started, limit_s = time.monotonic(), problem.time_limit_s
-    bound = _bound_by_groups(engine, counts, started + 0.5 * limit_s)
-    until = started + 0.9 * limit_s
-    for step in _refined(engine, counts, _MOST_PLANNED, until, easier=False):
-        groups, generation = step
-    generation.generate(until)
-    generation.bound = bound
-    chosen = _finish(problem, generation, started + limit_s)
+    until = started + limit_s
+    groups, coarse = _relaxed_groups(engine, counts, alike(engine, needs_alone(engine)), until)
+    near = coarse.relaxed()
+    generation = _generation(engine, singles(engine), counts)
+    generation.start_alone()
+    prices = generation.alone() / 3 if near is None else near.prices[groups.of]
+    chosen = dive(generation, prices, started + _PLANNING * limit_s, problem.seed)
     if chosen is None:
         raise _too_few(problem)
     trimmed = _trimmed(chosen, generation.counts)
-    patterns = handed_out(groups.of, trimmed, counts)
-    return Placement(devices=tuple(_configured(engine, patterns, spread=False)), bound=bound)
+    patterns = [column for column, number in trimmed.items() for _ in range(number)]
+    devices = tuple(_configured(engine, patterns, spread=False))
+    bound = _bound_by_groups(engine, counts, groups, coarse, _neighbours(generation, chosen), until)
+    return Placement(devices=devices, bound=bound)
 
 
-def _bound_by_groups(engine: Engine, counts: IntArray, until: float) -> Bound | None:
-    """The best bound, with prices by class, of groups that are easier than their members.
+def _relaxed_groups(
+    engine: Engine,
+    counts: IntArray,
+    of: IntArray,
+    until: float,
+    before: tuple[Groups, Generation] | None = None,
+) -> tuple[Groups, Generation]:
+    """Groups easier than their members with patterns, which may start from those of others."""
+    groups = merged(engine, of)
+    generation = _generation(engine, groups, counts)
+    generation.start(() if before is None else seeds(before[1].used(), before[0].of, of))
+    now = time.monotonic()
+    generation.generate(now + (until - now) / 3)
+    return groups, generation
 
-    That of few coarse groups is proven at once; finer ones are nearer to the classes, and slower.
+
+def _neighbours(generation: Generation, chosen: Mapping[Column, int]) -> dict[int, list[IntArray]]:
+    """What tenants of some devices of a plan have beside them: settings, by kind."""
+    found: dict[int, list[IntArray]] = {}
+    several = [column for column in chosen if len(column[1]) > 1]
+    step = max(1, len(several) // _CONTEXTS)
+    for place, column in enumerate(several[::step]):
+        kind, pattern = column
+        option, units = generation.columns[column]
+        settings = generation.searches[kind].demand.number[list(pattern), option, units - 1]
+        found.setdefault(kind, []).append(np.delete(settings, place % len(pattern)))
+    return found
+
+
+def _bound_by_groups(
+    engine: Engine,
+    counts: IntArray,
+    groups: Groups,
+    generation: Generation,
+    neighbours: Mapping[int, Sequence[IntArray]],
+    until: float,
+) -> Bound | None:
+    """The best bound, with prices by class.
+
+    That of the few groups given is soon proven. Finer ones are nearer to the classes, and slower:
+    their members need the same beside tenants of a plan.
     """
     best: Bound | None = None
-    for groups, generation in _refined(engine, counts, _MOST_BOUNDED, until, easier=True):
-        generation.prove(until, lambda value: _wanted(engine.problem, value))
+    within = _ROUGHLY
+    for levels in (*_LEVELS, ()):
+        generation.prove(until, partial(_wanted, engine.problem, within=within))
+        within = 1.0
         found = generation.bound
         if found is not None and (best is None or found.value > best.value):
             best = replace(found, prices=found.prices[groups.of])
-    return best
-
-
-def _refined(
-    engine: Engine, counts: IntArray, most: int, until: float, *, easier: bool
-) -> Iterator[tuple[Groups, Generation]]:
-    """Groups easier or harder than their members, ever finer: each starts from those before."""
-    of: IntArray | None = None
-    generation: Generation | None = None
-    for contexts in _CONTEXTS:
-        finer = signatures(engine, contexts)
-        if of is not None and int(finer.max()) + 1 > most:
+        if not levels or time.monotonic() > until:
             break
-        groups = merged(engine, finer, easier=easier)
-        begun = _generation(engine, groups, counts)
-        if of is None or generation is None:
-            begun.start()
-        else:
-            begun.start(seeds(generation.used(), of, finer))
-        of, generation = finer, begun
-        now = time.monotonic()
-        generation.generate(now + (until - now) / 4)
-        yield groups, generation
+        of = alike(engine, needs_in(engine, neighbours, levels))
+        if int(of.max()) + 1 > _MOST_BOUNDED:
+            break
+        groups, generation = _relaxed_groups(engine, counts, of, until, (groups, generation))
+    return best
 
 
 def _too_few(problem: Problem) -> Infeasible:
@@ -159,8 +198,13 @@ def rounded_up(problem: Problem, value: float) -> float:
     return _sums(problem, value)[1]
 
 
-def _wanted(problem: Problem, value: float) -> float:
-    """A bound that is good enough, given the relaxation's value: it cannot be above that."""
+def _wanted(problem: Problem, value: float, within: float = 1.0) -> float:
+    """A bound that is good enough, given the relaxation's value: it cannot be above that.
+
+    ``within``: the factor by which it may be below.
+    """
+    if within > 1.0:
+        return value / within
     # the other half of the gap is left for the plan
     within = value / (1.0 + max(problem.gap / 2, _CLOSE))
     below, least = _sums(problem, value)
@@ -275,7 +319,7 @@ def _finish(problem: Problem, generation: Generation, deadline: float) -> dict[C
         fixed = _dived(columns, costs, counts, limits, rest_classes, generation.seed)
         if fixed is None:
             return best
-        rest = counts - _held(columns, fixed, len(counts))
+        rest = counts - held_by(columns, fixed, len(counts))
         rest_limits = [
             None if limit is None else limit - int(fixed[[c[0] == kind for c in columns]].sum())
             for kind, limit in enumerate(limits)
@@ -315,7 +359,7 @@ def _dived(
     """
     fixed = np.zeros(len(columns), dtype=np.int64)
     while True:
-        rest: IntArray = np.maximum(counts - _held(columns, fixed, len(counts)), 0)
+        rest: IntArray = np.maximum(counts - held_by(columns, fixed, len(counts)), 0)
         used = [int(fixed[[c[0] == kind for c in columns]].sum()) for kind in range(len(limits))]
         room = [None if n is None else n - m for n, m in zip(limits, used, strict=True)]
         relaxed = relax(columns, costs, rest, room, seed=seed, vertex=True)
@@ -326,38 +370,14 @@ def _dived(
             # a last rounding down is safe, and leaves a program that is quickly solved
             return fixed + more
         if not more.any():
-            more = _most_used(columns, relaxed.times, rest)
+            more = with_most_used(columns, relaxed.times, rest, more, _AT_ONCE)
         fixed += more
-
-
-def _most_used(columns: Sequence[Column], times: FloatArray, rest: IntArray) -> IntArray:
-    """The columns that a relaxation uses most, once each, as long as they hold nothing twice."""
-    more = np.zeros(len(columns), dtype=np.int64)
-    left = rest.copy()
-    wanted = max(1.0, _AT_ONCE * float(times.sum()))
-    for index in np.argsort(-times, kind="stable").tolist():
-        need = np.bincount(columns[index][1], minlength=len(left))
-        if more.any() and (need > left).any():
-            continue
-        left -= need
-        more[index] = 1
-        if more.sum() >= wanted or times[index] < _EPS:
-            break
-    return more
-
-
-def _held(columns: Sequence[Column], times: IntArray, classes: int) -> IntArray:
-    held = np.zeros(classes, dtype=np.int64)
-    for (_, pattern), number in zip(columns, times.tolist(), strict=True):
-        if number:
-            np.add.at(held, list(pattern), number)
-    return held
 
 
 def _trimmed(chosen: Mapping[Column, int], counts: IntArray) -> dict[Column, int]:
     """Take what is held too often off again: what is left of a pattern still works."""
     trimmed = Counter(chosen)
-    held = _held(list(trimmed), np.array(list(trimmed.values())), len(counts))
+    held = held_by(list(trimmed), np.array(list(trimmed.values())), len(counts))
     for index in np.flatnonzero(held > counts).tolist():
         for _ in range(int(held[index] - counts[index])):
             holders = [column for column, n in trimmed.items() if n and index in column[1]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,10 @@ class Search:
         full = self._light[-1][usable, self._least[usable] - 1] if len(usable) else light
         self._lightest = int(demand.table.lightest(full[None, :])[0]) if len(usable) else -1
         self._beside = self._least_beside()
-        self._memory = np.where(demand.alone.any(axis=2), demand.memory_mib, np.inf).min(axis=1)
+        self.memory: FloatArray = np.where(demand.alone.any(axis=2), demand.memory_mib, np.inf).min(
+            axis=1
+        )
+        """(C,): what a class needs at least, MiB; infinite where it is not feasible."""
 
     @property
     def least(self) -> IntArray:
@@ -157,42 +160,58 @@ class Search:
         combinations are not decided.
         """
         n, k = classes.shape
-        decided = np.zeros(n, dtype=bool)
-        best = Arranged(
-            np.zeros((n, k), dtype=np.int64),
-            np.zeros((n, k), dtype=np.int64),
-            np.zeros(n, dtype=bool),
-            decided,
-        )
-        for pattern in range(n):
+        option, units = np.zeros((n, k), dtype=np.int64), np.zeros((n, k), dtype=np.int64)
+        works, decided = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+        for rows, combos in self._in_chunks(classes, start):
             if time.monotonic() > deadline:
                 break
-            ways = self.ways(classes[pattern], start[pattern])
-            if ways is None:
-                continue
-            decided[pattern] = True
-            option, units = ways
-            if len(option):
-                best.option[pattern], best.units[pattern] = option[0], units[0]
-                best.works[pattern] = True
-        return best
+            decided[rows] = True
+            row, took, has = self._ways(classes, *combos)
+            # the last that is written stays: that of the least sum
+            row, took, has = row[::-1], took[::-1], has[::-1]
+            option[row], units[row], works[row] = took, has, True
+        return Arranged(option, units, works, decided)
 
     def ways(self, classes: IntArray, start: IntArray) -> tuple[IntArray, IntArray] | None:
         """All options with which a pattern works, and their least shares, (n, k) each.
 
         The least sum of shares first; ``classes`` and ``start`` are (k,). None: too many.
         """
-        combos = self._combinations(classes, start)
-        if combos is None:
-            return None
-        option, units = combos
-        needed_mib = self.demand.memory_mib[classes, option].sum(axis=1)
+        for _, combos in self._in_chunks(classes[None, :], start[None, :]):
+            return self._ways(classes[None, :], *combos)[1:]
+        return None
+
+    def _in_chunks(
+        self, classes: IntArray, start: IntArray
+    ) -> Iterator[tuple[list[int], tuple[IntArray, IntArray, IntArray]]]:
+        """Patterns of not too many combinations, and these: row, option, units; many at once."""
+        rows: list[int] = []
+        parts: list[tuple[IntArray, IntArray, IntArray]] = []
+        waiting = 0
+        for row in range(len(classes)):
+            combos = self._combinations(classes[row], start[row])
+            if combos is None:
+                continue
+            rows.append(row)
+            parts.append((np.full(len(combos[0]), row), *combos))
+            waiting += len(combos[0])
+            if waiting >= _CHUNK:
+                yield rows, _joined(parts)
+                rows, parts, waiting = [], [], 0
+        if rows:
+            yield rows, _joined(parts)
+
+    def _ways(
+        self, classes: IntArray, row: IntArray, option: IntArray, units: IntArray
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """Which combinations work, by row, with their least shares; the least sum first."""
+        needed_mib = self.demand.memory_mib[classes[row], option].sum(axis=1)
         room = needed_mib <= self.demand.memory_limit_mib
-        option, units = option[room], units[room]
-        units, works = self._raise(np.repeat(classes[None, :], len(option), axis=0), option, units)
-        option, units = option[works], units[works]
-        order = np.argsort(units.sum(axis=1), kind="stable")
-        return option[order], units[order]
+        row, option, units = row[room], option[room], units[room]
+        units, works = self._raise(classes[row], option, units)
+        row, option, units = row[works], option[works], units[works]
+        order = np.lexsort((units.sum(axis=1), row))
+        return row[order], option[order], units[order]
 
     def valuable(
         self,
@@ -226,7 +245,7 @@ class Search:
         while len(place):
             keep = worth > over
             if keep.any():
-                found.append(_ascending(order[place[keep]], units[keep], worth[keep]))
+                found.append(ascending(order[place[keep]], units[keep], worth[keep]))
             if size >= min(demand.max_tenants, len(self._beside)):
                 break
             # a bigger pattern has one more neighbour at least
@@ -285,7 +304,7 @@ class Search:
         demand = self.demand
         need = self._beside[size, order]
         last = place[:, -1]
-        memory = self._memory[order[place]].sum(axis=1)
+        memory = self.memory[order[place]].sum(axis=1)
         rest = knapsacks[min(size + 1, len(knapsacks) - 1)]
         parents, children, promises = [], [], []
         for position, each in enumerate(order.tolist()):
@@ -295,7 +314,7 @@ class Search:
             left = free[row] - need[position]
             promise = worth[row] + value[each] + rest[position, left]
             promising = promise > over
-            promising &= memory[row] + self._memory[each] <= demand.memory_limit_mib
+            promising &= memory[row] + self.memory[each] <= demand.memory_limit_mib
             if size >= demand.at_most[each]:
                 held = (place[row] == position).sum(axis=1)
                 promising &= held < demand.at_most[each]
@@ -440,7 +459,15 @@ class Search:
         return Arranged(found.option, found.units, works, works)
 
 
-def _ascending(classes: IntArray, units: IntArray, value: FloatArray) -> Found:
+def _joined(
+    parts: Sequence[tuple[IntArray, IntArray, IntArray]],
+) -> tuple[IntArray, IntArray, IntArray]:
+    rows, options, units = zip(*parts, strict=True)
+    return np.concatenate(rows), np.concatenate(options), np.concatenate(units)
+
+
+def ascending(classes: IntArray, units: IntArray, value: FloatArray) -> Found:
+    """Patterns (n, k) with their classes in order."""
     order = np.argsort(classes, axis=1, kind="stable")
     return Found(
         np.take_along_axis(classes, order, axis=1), np.take_along_axis(units, order, axis=1), value
