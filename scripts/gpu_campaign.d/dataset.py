@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps import ORDER
+
 from igniter_prof import __version__
 from igniter_prof.dataset import ProfileStore, cellfile
 from igniter_prof.errors import BadInput, IgprofError
@@ -101,7 +103,7 @@ def make(state: Path, out: Path) -> Path:
 
 
 def profiles(state: Path) -> list[Step]:
-    """The profiles of a state that hold a cell, by the names of their folders."""
+    """The profiles of a state that hold a cell, in the order of the steps."""
     root = state / "profiles"
     found = []
     for manifest in sorted(root.rglob("profile.json")):
@@ -109,7 +111,8 @@ def profiles(state: Path) -> list[Step]:
         measurements = tuple(store.measurements(strict=False))
         if measurements:
             found.append(Step(str(manifest.parent.relative_to(root)), store, measurements))
-    return found
+    order = (*ORDER, *(step.name for step in found))
+    return sorted(found, key=lambda step: order.index(step.name))
 
 
 def device_of(steps: Sequence[Step], state: Path) -> Device:

@@ -335,51 +335,57 @@ def _evaluated(kept: Kept) -> Iterator[str]:
     if not results:
         raise Missing("evaluations (the step evaluate)")
     rows: list[list[Any]] = []
-    apart: list[float] = []
+    apart: dict[str, list[float]] = {"p95": [], "p99": []}
     for name, result in results.items():
         for each in result.workloads:
-            promised = None if each.predicted is None else each.predicted.p99_ms
-            p99 = None if each.latency is None else each.latency.p99
-            measured = None if p99 is None else p99.value_ms
-            if promised and measured:
-                apart.append(promised / measured - 1)
+            beside = []
+            for percentile, errors in apart.items():
+                promised = getattr(each.predicted, f"{percentile}_ms", None)
+                quantile = getattr(each.latency, percentile, None)
+                measured = None if quantile is None else quantile.value_ms
+                if promised and measured:
+                    errors.append(promised / measured - 1)
+                beside += [_text(promised), _text(measured)]
+            met = {True: "met", False: "violated", None: each.status}[each.slo_met]
             rows.append(
                 [
                     name,
                     each.workload,
-                    each.model,
                     each.device,
                     _text(each.rate_rps),
+                    each.requests,
                     _text(each.slo_ms),
-                    _text(promised),
-                    _text(measured),
+                    *beside,
                     _text(each.violations_pct),
-                    each.status if each.slo_met is None else "met" if each.slo_met else "violated",
+                    met,
                 ]
             )
     yield markdown(
         [
             "evaluation",
             "workload",
-            "model",
             "device",
             "rate /s",
+            "requests",
             "SLO ms",
+            "p95 predicted ms",
+            "measured",
             "p99 predicted ms",
-            "p99 measured ms",
+            "measured",
             "over the SLO %",
             "verdict",
         ],
         rows,
     )
-    if apart:
-        yield (
-            f"p99 predicted over measured, less one: mean {number(100 * fmean(apart))}%, mean of"
-            f" size {number(100 * fmean(map(abs, apart)))}%, over {len(apart)} workloads."
-        )
+    lines = [
+        f"- {percentile} predicted over measured, less one: mean {number(100 * fmean(errors))}%,"
+        f" mean of size {number(100 * fmean(map(abs, errors)))}%, over {len(errors)} workloads"
+        for percentile, errors in apart.items()
+        if errors
+    ]
     notes = sorted({note for result in results.values() for note in result.notes})
-    if notes:
-        yield "\n".join(f"- {note}" for note in notes)
+    if lines or notes:
+        yield "\n".join([*lines, *(f"- {note}" for note in notes)])
 
 
 PARTS: dict[str, Callable[[Kept], Iterable[str]]] = {

@@ -55,10 +55,20 @@ def judged(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mechanism(found: Mapping[str, Any]) -> str:
-    """The mechanism to measure with: obeyed and at once, else obeyed, else none at all."""
+    """The mechanism to measure with, by ``judged`` and the ``groups`` of each that was tried.
+
+    One that is obeyed with all at once, else one that is obeyed, else one that worked and of which
+    time did not suffice to say; else none.
+    """
     tried = [(name, found[name]) for name in PREFERRED if name in found]
-    for wanted in (("obeyed", "concurrent"), ("obeyed",)):
-        for name, verdict in tried:
-            if all(verdict.get(each) for each in wanted):
-                return name
+    for name, verdict in tried:
+        if verdict["obeyed"] and verdict["concurrent"]:
+            return name
+    for name, verdict in tried:
+        if verdict["obeyed"]:
+            return name
+    for name, verdict in tried:
+        worked = any("error" not in group for group in verdict["groups"])
+        if worked and verdict["obeyed"] is None:
+            return name
     return WITHOUT

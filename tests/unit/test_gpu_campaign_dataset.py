@@ -78,6 +78,7 @@ def test_where_it_comes_from_is_told(dataset: Any, tmp_path: Path) -> None:
     readme = (folder / "README.md").read_text()
     assert readme.startswith("# NVIDIA H100 80GB HBM3\n")
     assert "| trace | not known |" in readme
+    assert list(found["steps"]) == ["solo", "pairs", "again"]  # as they were measured
     assert "| again | 1 | 1 of 1 | 1 ok |" in readme
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.scripts import SCRIPTS
+from tests.scripts import SCRIPTS, load
 
 FOLDER = SCRIPTS / "gpu_campaign.d"
 
@@ -89,20 +89,28 @@ def test_what_was_not_measured_is_not_known(verdict: Any) -> None:
     st.dictionaries(
         st.sampled_from(["mps", "green-context-mps", "green-context"]),
         st.fixed_dictionaries(
-            {"obeyed": st.sampled_from([True, False, None]), "concurrent": st.booleans()}
+            {
+                "obeyed": st.sampled_from([True, False, None]),
+                "concurrent": st.sampled_from([True, False, None]),
+                "groups": st.sampled_from([[{}], [{"error": "no"}], []]),
+            }
         ),
     )
 )
 def test_the_first_that_is_obeyed_at_once_is_chosen(found: dict[str, Any]) -> None:
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import verdict
-    finally:
-        sys.path.remove(str(FOLDER))
+    verdict = load(FOLDER / "verdict.py")
     name = verdict.mechanism({**found, "device": {}})
-    obeyed = [each for each in verdict.PREFERRED if found.get(each, {}).get("obeyed")]
-    best = [each for each in obeyed if found[each]["concurrent"]] or obeyed
-    assert name == (best[0] if best else "time-slicing")
+    known = [(each, found[each]) for each in verdict.PREFERRED if each in found]
+    ranks = {
+        each: (bool(of["obeyed"]), bool(of["obeyed"] and of["concurrent"]))
+        for each, of in known
+        if of["obeyed"] or (of["obeyed"] is None and of["groups"] == [{}])
+    }
+    if not ranks:
+        assert name == "time-slicing"
+    else:
+        assert ranks[name] == max(ranks.values())
+        assert name == next(each for each in ranks if ranks[each] == ranks[name])
 
 
 # --- the steps ---
