@@ -144,7 +144,7 @@ def locked(lock: str, names: tuple[str, ...]) -> str:
 
 def _table() -> int:
     sizes = {
-        str(path.relative_to(ROOT)): path.stat().st_size
+        f"{BUNDLE.name}/{path.relative_to(BUNDLE)}": path.stat().st_size
         for path in sorted(BUNDLE.rglob("*"))
         if path.is_file()
     }

@@ -19,10 +19,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
-BUNDLE = ROOT / ".gpu"
+BUNDLE = Path(os.environ.get("IGPROF_GPU_BUNDLE", ROOT / ".gpu"))
 """What travels beside the tracked files; made by ``bundle``."""
 UNPACKED = Path(os.environ.get("IGPROF_GPU_FOLDER", "/tmp/igprof-gpu"))
 LIBPYTHON = "libpython3.12.so.1.0"
+SYSTEM_LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
 NETWORKS = (*("resnet50", "vgg19", "alexnet", "mobilenet_v2", "ssd", "fcn_resnet50", "encoder"),)
 PART_BYTES = 15 << 20
 """The largest file that is sent back."""
@@ -251,7 +252,7 @@ def libpython_folder(python: Path, triton: Path) -> Path:
     """The folder with the shared library of a Python: its own, else the one that came along."""
     ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     own = subprocess.run([str(python), "-I", "-c", ask], capture_output=True, text=True, check=True)
-    folders = [Path(own.stdout.strip()), Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64")]
+    folders = [Path(own.stdout.strip()), *SYSTEM_LIBRARIES]
     found = (folder for folder in folders if (folder / LIBPYTHON).exists())
     return next(found, triton / "libpython")
 
