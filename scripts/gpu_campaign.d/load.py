@@ -68,7 +68,7 @@ def _on_gpu(kind: str) -> tuple[Callable[[int], None], Callable[[], None], dict[
             torch.mm(a, b, out=out)
 
     def wait() -> None:
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
 
     return step, wait, {"sm_count": sms, "torch": torch.__version__, "granted": bool(granted)}
 

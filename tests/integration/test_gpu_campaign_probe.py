@@ -61,7 +61,7 @@ class cuda:
     @classmethod
     def set_stream(cls, stream): cls.current = stream
     @staticmethod
-    def synchronize(): pass
+    def current_stream(): return types.SimpleNamespace(synchronize=lambda: None)
 
 backends = types.SimpleNamespace(
     cuda=types.SimpleNamespace(matmul=types.SimpleNamespace(allow_tf32=True)),
