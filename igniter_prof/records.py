@@ -689,7 +689,9 @@ class Sweep(Record):
     server: ServerMode = "own"
     image: str | None = Field(default=None, description="Triton's container image (docker)")
     share_mechanism: str | None = Field(
-        default=None, description="cfs-quota, cpuset, mps, mig, time-slicing; None: the usual one"
+        default=None,
+        description="cfs-quota, cpuset, mps, mig, green-context-mps, green-context, time-slicing;"
+        " None: the usual one",
     )
     monitors: tuple[str, ...] = Field(
         default=("client", "container"), description="name or name:argument"

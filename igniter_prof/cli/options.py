@@ -114,7 +114,8 @@ def share_option(function: F) -> F:
     option = click.option(
         "--share-mechanism",
         metavar="NAME",
-        help="cfs-quota or cpuset on a CPU; mps, mig or time-slicing on a GPU.",
+        help="cfs-quota or cpuset on a CPU; mps, mig, green-context-mps, green-context or"
+        " time-slicing on a GPU.",
     )
     return option(function)
 

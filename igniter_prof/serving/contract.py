@@ -48,7 +48,7 @@ class ServeOptions:
     pull: bool = False
     """Whether images that are not there may be downloaded; only a user's flag says so (docker)."""
     share_mechanism: str | None = None
-    """``cfs-quota``, ``cpuset``, ``mps``, ``mig``, ``time-slicing``; None: the device's usual."""
+    """One of ``serving.shares.MECHANISMS``; None: the device's usual."""
     http: Mapping[str, HttpServer] = field(default_factory=dict)
     """The models that are served by no Triton, and how (docker, remote)."""
 

@@ -1,4 +1,4 @@
-"""Shares of a device: CPU quota, MPS percentage, MIG slice, time slicing."""
+"""Shares of a device: CPU quota, MPS percentage, MIG slice, green context, time slicing."""
 
 from igniter_prof.serving.shares.caps import (
     MIN_QUOTA_US,

@@ -40,7 +40,7 @@ class Mechanism(Protocol):
 
     @property
     def name(self) -> str:
-        """``cfs-quota``, ``cpuset``, ``mps``, ``mig``, ``time-slicing``; stored with each cell."""
+        """As in ``choice.MECHANISMS``: ``cfs-quota``, ``mps``, …; stored with each cell."""
 
     @property
     def step_pct(self) -> float | None:
