@@ -121,7 +121,8 @@ def _alone(work: Work) -> dict[str, tuple[float, float]]:
             with zipfile.ZipFile(path) as stored:
                 tenant = json.loads(stored.read("measurement.json"))["tenants"][0]
             asked = tenant["tenant"]
-            if (asked["batch_size"], asked["share_pct"]) == (1, 50) and tenant.get("latency"):
+            half = asked["share_pct"] in (50, None)  # None: nothing gives shares
+            if half and asked["batch_size"] == 1 and tenant.get("latency"):
                 latency_ms = tenant["latency"]["mean_ms"]
                 found[asked["model"]] = (latency_ms, 1000 / latency_ms)
     return found

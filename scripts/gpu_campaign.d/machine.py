@@ -235,7 +235,8 @@ def _wrapper(triton: Path, python: Path) -> str:
     """A ``tritonserver`` that finds its libraries, its backend, and the machine's Python.
 
     The stub of Triton's Python backend embeds the Python whose ``python3`` is first on PATH, with
-    the packages of its virtual environment, and needs that Python's shared library.
+    the packages of its virtual environment, and needs that Python's shared library. The server
+    itself is kept off the GPU, where its pools of memory would make it one more client.
     """
     libraries = [triton / "nvidia_pytriton.libs", libpython_folder(python, triton)]
     server = triton / "pytriton" / "tritonserver"
@@ -244,15 +245,21 @@ export PATH="{python.parent}:/usr/local/bin:/usr/bin:/bin"
 export LD_LIBRARY_PATH="{":".join(map(str, libraries))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
 export PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
 unset PYTHONPATH PYTHONHOME
-exec "{server}/bin/tritonserver" --backend-directory="{server}/backends" "$@"
+exec "{server}/bin/tritonserver" --backend-directory="{server}/backends" \\
+    --backend-config=python,stub-timeout-seconds=120 \\
+    --cuda-memory-pool-byte-size=0:0 --pinned-memory-pool-byte-size=0 "$@" --allow-gpu-metrics=false
 """
 
 
 def libpython_folder(python: Path, triton: Path) -> Path:
     """The folder with the shared library of a Python: its own, else the one that came along."""
-    ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    ask = (
+        "import sys, sysconfig;"
+        "print(sysconfig.get_config_var('LIBDIR'), sys.base_prefix, sep=chr(10))"
+    )
     own = subprocess.run([str(python), "-I", "-c", ask], capture_output=True, text=True, check=True)
-    folders = [Path(own.stdout.strip()), *SYSTEM_LIBRARIES]
+    libraries, prefix = map(Path, own.stdout.splitlines()[:2])
+    folders = [libraries, prefix / "lib", *SYSTEM_LIBRARIES]
     found = (folder for folder in folders if (folder / LIBPYTHON).exists())
     return next(found, triton / "libpython")
 

@@ -22,11 +22,12 @@ class Tenant(NamedTuple):
 
     model: str
     batch_size: int
-    share_pct: int
+    share_pct: int | None
     input_scale: float = 1.0
 
 
 Cell = tuple[Tenant, ...]
+TIME_SLICING = "time-slicing"
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,8 @@ def _measure(
     """
     if not cells:
         return
+    if probe.mechanism(work.state) == TIME_SLICING:
+        cells = _without_shares(cells)
     groups = _groups(cells)
     random.Random(0).shuffle(groups)  # so that heat does not look like an effect of the share
     folder = work.state / "profiles" / step
@@ -234,6 +237,12 @@ def _measure(
     stored, wanted = len(list(folder.glob("cells/*.zip"))), len(set(cells))
     if stored < wanted:
         raise OutOfTime(f"{stored} of {wanted} cells")
+
+
+def _without_shares(cells: Sequence[Cell]) -> list[Cell]:
+    """The same cells where nothing gives shares; those that only these told apart become one."""
+    bare = (tuple(tenant._replace(share_pct=None) for tenant in cell) for cell in cells)
+    return list({tuple(sorted(cell)): cell for cell in bare}.values())
 
 
 def _sweep(work: Work, cells: Sequence[Cell]) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def test_the_wrapper_finds_the_pythons_own_library_first(machine: Any, tmp_path:
     python = tmp_path / "python"
     libraries = tmp_path / "lib"
     libraries.mkdir()
-    python.write_text(f"#!/bin/sh\necho {libraries}\n")
+    python.write_text(f"#!/bin/sh\necho {libraries}; echo {tmp_path}\n")
     python.chmod(0o755)
     triton = tmp_path / "triton"
     if not any(Path(folder, machine.LIBPYTHON).exists() for folder in machine.SYSTEM_LIBRARIES):

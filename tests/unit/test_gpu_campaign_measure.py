@@ -135,6 +135,12 @@ def test_a_step_says_how_many_cells_are_left(
     assert measure.profiles(there, "solo", "pairs") == [tmp_path / "profiles" / "solo"]
 
 
+def test_without_shares_cells_are_told_apart_by_the_rest(measure: Any) -> None:
+    cells = measure._without_shares(measure._solo(measure.GPU))
+    assert len(cells) == len(measure.GPU.main) * 3 + len(measure.GPU.others) * 2
+    assert {tenant.share_pct for cell in cells for tenant in cell} == {None}
+
+
 def test_cold_starts_have_fresh_servers(
     measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
