@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from igniter_prof.errors import BadInput, MissingCapability, OutsideFailure
 from igniter_prof.records import Device, Tenant
-from igniter_prof.serving import ServeOptions
+from igniter_prof.serving import ServeOptions, deploy, marks, server_conditions
 from igniter_prof.serving.shares import Grant, green, mechanism_for, mps, mps_daemon
 from igniter_prof.serving.shares.green import Layout, ranges
 from tests.fake_gpu import GPU, FakeMachine, machine
@@ -146,6 +146,29 @@ def test_nothing_is_left(gpu: FakeMachine) -> None:
         reports = Path(mechanism.grant(0).environment["IGPROF_SM_REPORTS"]).parent
         assert reports.is_dir()
     assert not reports.exists()
+
+
+@pytest.mark.parametrize("name", ["green-context", "green-context-mps"])
+def test_the_local_runtime_serves_parts_of_a_gpu(gpu: FakeMachine, name: str) -> None:
+    both = [Tenant(model="mlp", share_pct=share) for share in (25, 75)]
+    with deploy(gpu.device, both, options=options(name)) as deployment:
+        assert [endpoint.sm_count for endpoint in deployment.endpoints] == [32, 96]
+        conditions = server_conditions(deployment)
+        assert conditions["share_mechanism"] == name
+        assert conditions["share_step_pct"] == pytest.approx(100 * 8 / 132)
+    assert list(marks.runs().iterdir()) == []
+
+
+def test_a_server_that_takes_no_part_is_an_error_and_nothing_stays(
+    gpu: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRITON_TAKES_NO_PART", "1")
+    with (
+        pytest.raises(OutsideFailure, match="tenant mlp: its model does not work in its part"),
+        deploy(gpu.device, [Tenant(model="mlp", share_pct=50)], options=options()),
+    ):
+        pytest.fail("it is no row")
+    assert list(marks.runs().iterdir()) == []
 
 
 def test_without_green_contexts_it_says_why(
