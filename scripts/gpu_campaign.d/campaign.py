@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     keep = verbs.add_parser("keep", help="here: what came back goes along with the next piece")
     keep.add_argument("state", type=Path, nargs="+", metavar="STATE.tar.xz")
     report = verbs.add_parser("report", help="the dataset, the figures and the report")
-    report.add_argument("state", type=Path, help="a state folder, or its archive")
+    report.add_argument("state", type=Path, nargs="+", help="a state folder, or its archives")
     report.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     if given.verb == "bundle":
@@ -67,14 +67,14 @@ def _keep(parts: list[Path]) -> int:
     return 0
 
 
-def _report(state: Path, out: Path) -> int:
+def _report(state: list[Path], out: Path) -> int:
     import dataset
     import report
 
-    folder = state
-    if state.is_file():
+    folder = state[0]
+    if folder.is_file():
         folder = out / "state"
-        machine.unpack_state([state], folder)
+        machine.unpack_state(state, folder)
     dataset.make(folder, out)
     report.make(folder, out)
     return 0

@@ -8,7 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from machine import OutOfTime, Work
+import probe
+from machine import UNFINISHED, OutOfTime, Work, journal
 from measure import profiles
 
 MODELS = ("igprof", "igniter", "gpulets", "none")
@@ -28,10 +29,10 @@ START_S = 25.0
 
 def fit(work: Work, until: float) -> None:
     """Each latency model from all that was measured, with its error on the hold-out."""
-    every = _merged(work, until)
+    every, measured_at = _merged(work, until)
     for model in MODELS:
         out = work.state / "coefficients" / f"{model}.json"
-        if not out.exists() or out.stat().st_mtime < every.stat().st_mtime:
+        if not _fresh(out, measured_at):
             quick = ["--quick"] if work.quick else []
             out.parent.mkdir(exist_ok=True)
             try:
@@ -40,6 +41,7 @@ def fit(work: Work, until: float) -> None:
                 if model == MODELS[0]:
                     raise
                 work.log(f"no coefficients of {model}: {error}")
+    _unless_more_comes(work)
 
 
 def plan(work: Work, until: float) -> None:
@@ -53,7 +55,7 @@ def plan(work: Work, until: float) -> None:
         work.save("plans/workloads.yaml", {"workloads": workloads(_alone(work))})  # JSON is YAML
     for strategy in STRATEGIES:
         out = folder / f"{strategy}.json"
-        if not out.exists():
+        if not _fresh(out, coefficients.stat().st_mtime):
             options = ["--strategy", strategy, "--time-limit", "10", "--share-step", "5"]
             try:
                 work.run(["plan", coefficients, sheet, "--out", out, *options], until)
@@ -61,6 +63,7 @@ def plan(work: Work, until: float) -> None:
                 work.log(f"no plan by {strategy}: {error}")  # one that finds none is a result, too
     if not any((folder / f"{strategy}.json").exists() for strategy in STRATEGIES):
         raise RuntimeError("no strategy found a plan")
+    _unless_more_comes(work)
 
 
 def evaluate(work: Work, until: float) -> None:
@@ -72,26 +75,16 @@ def evaluate(work: Work, until: float) -> None:
         raise OutOfTime("there is no plan yet")
     for path in (path for path in plans if path.exists()):
         out = work.state / "evaluations" / path.name
-        if out.exists():
+        if _fresh(out, path.stat().st_mtime):
             continue
         devices = len(json.loads(path.read_text())["devices"])
         if until - time.monotonic() < devices * (seconds + START_S):
             raise OutOfTime(f"no time to load {path.stem}'s {devices} devices")
         out.parent.mkdir(exist_ok=True)
-        options = ["--duration", seconds, "--share-mechanism", mechanism(work)]
+        options = [f"--duration={seconds}", *_mechanism(work), *work.serving]
         # 7: an SLO was missed, which is a verdict
-        work.run(
-            ["evaluate", path, "--out", out, *map(str, options), *work.serving],
-            until,
-            accept=(0, 7),
-        )
-
-
-def mechanism(work: Work) -> str:
-    """The share mechanism of the profiles."""
-    (first, *_) = profiles(work, *FITTED)
-    manifest = json.loads((first / "profile.json").read_text())
-    return str(manifest["sweep"].get("share_mechanism") or "cfs-quota")
+        work.run(["evaluate", path, "--out", out, *options], until, accept=(0, 7))
+    _unless_more_comes(work)
 
 
 def workloads(alone: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
@@ -128,13 +121,32 @@ def _alone(work: Work) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _merged(work: Work, until: float) -> Path:
-    """All profiles in one, made again where a step measured since."""
+def _mechanism(work: Work) -> list[str]:
+    """The option that names the profiles' share mechanism; empty: the device's usual one."""
+    name = probe.mechanism(work.state)
+    return [] if name is None else [f"--share-mechanism={name}"]
+
+
+def _merged(work: Work, until: float) -> tuple[Path, float]:
+    """All profiles in one, and when the last of their cells was stored."""
     parts = profiles(work, *FITTED)
-    if not parts:
+    cells = [cell for part in parts for cell in part.glob("cells/*.zip")]
+    if not cells:
         raise OutOfTime("nothing is measured yet")
-    cells = sum(len(list(part.glob("cells/*.zip"))) for part in parts)
-    merged = work.state.parent / f"merged-{cells}"
+    merged = work.state.parent / f"merged-{len(cells)}"
     if not (merged / "profile.json").exists():
         work.run(["dataset", "merge", *parts, "--out", merged], until)
-    return merged
+    return merged, max(cell.stat().st_mtime for cell in cells)
+
+
+def _fresh(path: Path, since: float) -> bool:
+    """Whether a file is there, and from after what it follows from."""
+    return path.exists() and path.stat().st_mtime >= since
+
+
+def _unless_more_comes(work: Work) -> None:
+    """Raise OutOfTime while steps of measuring are to go on: what follows from them will, too."""
+    stands = journal(work.state)
+    left = [step for step in FITTED if stands.get(step, {}).get("state") in UNFINISHED]
+    if left:
+        raise OutOfTime(f"made from what there was; to go on: {', '.join(left)}")

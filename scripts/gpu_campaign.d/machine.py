@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -27,6 +28,9 @@ SYSTEM_LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
 NETWORKS = (*("resnet50", "vgg19", "alexnet", "mobilenet_v2", "ssd", "fcn_resnet50", "encoder"),)
 PART_BYTES = 15 << 20
 """The largest file that is sent back."""
+JOURNAL = "steps.json"
+UNFINISHED = ("unfinished", "failed")
+"""How a step stands that the next piece goes on with."""
 GRACE_S = 40.0
 """How long a verb may take to finish its cell after it was interrupted."""
 
@@ -275,6 +279,13 @@ def _build_repository(work: Work) -> None:
 
 
 # --- the state ------------------------------------------------------------------------------------
+
+
+def journal(state: Path) -> dict[str, dict[str, Any]]:
+    """How each step stands that was begun: ``done``, ``unfinished`` or ``failed``."""
+    path = state / JOURNAL
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def kept() -> list[Path]:

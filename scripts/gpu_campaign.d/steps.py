@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import signal
 import time
 import traceback
@@ -13,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import machine
-from machine import OutOfTime, Work
+from machine import JOURNAL, OutOfTime, Work, journal
 
 Step = Callable[[Work, float], None]
 
@@ -38,7 +37,6 @@ LIMITS_S = {"probe": 60.0, "shares": 90.0, "cold": 60.0, "power": 60.0}
 """The longest that a step may take, beside the time that is left."""
 PACKING_S = 20.0
 """Kept back for packing what there is."""
-JOURNAL = "steps.json"
 
 
 def run(
@@ -90,13 +88,6 @@ def _do(name: str, work: Work, until: float) -> None:
     entry["seconds"] = round(spent + entries.get(name, {}).get("seconds", 0.0), 1)
     work.save(JOURNAL, {**entries, name: entry})
     work.log(f"== {name}: {entry['state']} after {spent} s {entry.get('detail', '')}".rstrip())
-
-
-def journal(state: Path) -> dict[str, dict[str, Any]]:
-    """How each step stands that was begun: ``done``, ``unfinished`` or ``failed``."""
-    path = state / JOURNAL
-    found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-    return found
 
 
 def _summary(state: Path) -> str:

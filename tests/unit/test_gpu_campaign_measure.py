@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,8 +163,6 @@ def test_workloads_follow_from_what_was_measured(conclude: Any, tmp_path: Path) 
     assert [each["model"] for each in found] == ["encoder_fp16", "vgg19_fp16"]
     assert (found[1]["slo_ms"], found[1]["rate_rps"]) == (16.0, 88.0)
     path = tmp_path / "workloads.yaml"
-    import json
-
     path.write_text(json.dumps({"workloads": found}))
     assert len(load_workloads(path).workloads) == 2
 
@@ -172,3 +174,97 @@ def test_concluding_without_data_is_for_a_later_piece(
     for step in (conclude.fit, conclude.plan, conclude.evaluate):
         with pytest.raises(measure.OutOfTime):
             step(there, 0.0)
+
+
+class Verbs:
+    """In the place of ``Work.run``: notes the verbs, and writes what ``--out`` names."""
+
+    def __init__(self, failing: tuple[str, ...] = ()) -> None:
+        self.failing = failing
+        self.seen: list[str] = []
+
+    def __call__(self, arguments: Any, until: float, **options: Any) -> int:
+        words = [str(each) for each in arguments]
+        out = Path(words[words.index("--out") + 1])
+        self.seen.append(f"{words[0]} {out.stem}")
+        if any(word in self.failing for word in words):
+            raise RuntimeError("no such counters")
+        if words[:2] == ["dataset", "merge"]:
+            out.mkdir()
+            out = out / "profile.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"devices": [{}]}))
+        return 0
+
+
+@pytest.fixture
+def measured(measure: Any, tmp_path: Path) -> Any:
+    """Work whose steps are done, with one cell."""
+    there = work(measure, tmp_path / "state")
+    cells = there.state / "profiles" / "solo" / "cells"
+    cells.mkdir(parents=True)
+    document = {
+        "tenants": [
+            {
+                "tenant": {"model": "mlp", "batch_size": 1, "share_pct": 50},
+                "latency": {"mean_ms": 2.0},
+            }
+        ]
+    }
+    with zipfile.ZipFile(cells / "0.zip", "w") as stored:
+        stored.writestr("measurement.json", json.dumps(document))
+    there.save("steps.json", {"solo": {"state": "done", "seconds": 1}})
+    return there
+
+
+def concluded(there: Any, conclude: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    verbs = Verbs(**options)
+    monkeypatch.setattr(type(there), "run", lambda self, *a, **k: verbs(*a, **k))
+    until = time.monotonic() + 1000
+    for step in (conclude.fit, conclude.plan, conclude.evaluate):
+        step(there, until)
+    return verbs.seen
+
+
+def test_everything_that_follows_is_made_once(
+    measured: Any, conclude: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = concluded(measured, conclude, monkeypatch)
+    assert sum(each.startswith("fit") for each in seen) == len(conclude.MODELS)
+    assert sum(each.startswith("plan") for each in seen) == len(conclude.STRATEGIES)
+    assert sum(each.startswith("evaluate") for each in seen) == len(conclude.EVALUATED)
+    assert concluded(measured, conclude, monkeypatch) == []
+
+
+def test_new_cells_make_it_anew(
+    measured: Any, conclude: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = concluded(measured, conclude, monkeypatch)
+    later = time.time() + 5
+    cells = measured.state / "profiles" / "solo" / "cells"
+    (cells / "1.zip").write_bytes((cells / "0.zip").read_bytes())
+    os.utime(cells / "1.zip", (later, later))
+    seen = concluded(measured, conclude, monkeypatch)
+    assert [each for each in seen if each.startswith("fit")] == [
+        each for each in first if each.startswith("fit")
+    ]
+
+
+def test_a_baseline_that_cannot_be_fitted_ends_nothing(
+    measured: Any, conclude: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = concluded(measured, conclude, monkeypatch, failing=("gpulets",))
+    assert "evaluate optimal" in seen
+    assert not (measured.state / "coefficients" / "gpulets.json").exists()
+    (measured.state / "coefficients" / "igprof.json").unlink()
+    with pytest.raises(RuntimeError, match="counters"):
+        concluded(measured, conclude, monkeypatch, failing=("igprof",))
+
+
+def test_what_is_made_from_a_part_is_not_done(
+    measure: Any, measured: Any, conclude: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured.save("steps.json", {"pairs": {"state": "unfinished", "seconds": 1}})
+    with pytest.raises(measure.OutOfTime, match="to go on: pairs"):
+        concluded(measured, conclude, monkeypatch)
+    assert (measured.state / "coefficients" / "igprof.json").exists()
