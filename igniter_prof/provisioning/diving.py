@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,7 +22,7 @@ import numpy as np
 from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.provisioning.beam import grown
 from igniter_prof.provisioning.columns import Box, Column, Relaxed, choose, held_by, relax
-from igniter_prof.provisioning.generation import Generation
+from igniter_prof.provisioning.generation import Generation, Judged
 from igniter_prof.provisioning.search import Found
 
 _PART = 1000
@@ -70,8 +70,10 @@ class _Left:
 class _Pool:
     """The columns of a generation as arrays, which grow with it."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, judged: Judged | None) -> None:
         self.generation = generation
+        self._judged = judged
+        self._holds: dict[int, bool] = {}
         self.columns: list[Column] = []
         self.costs = np.zeros(0)
         self._kind = np.zeros(0, dtype=np.int64)
@@ -85,9 +87,30 @@ class _Pool:
         """Numbers of columns of what is left that are alone, or worth about their device."""
         self._update()
         fits = np.logical_and.reduceat(left.counts[self._members] > 0, self._start)
+        fits[[row for row, holds in self._holds.items() if not holds]] = False
         fits &= np.array([room != 0 for room in left.room])[self._kind]
         worth = np.add.reduceat(prices[self._members], self._start)
         return np.flatnonzero(fits & (self._alone | (worth >= _NEAR * self.costs)))
+
+    @property
+    def refused(self) -> int:
+        """How many columns were found not to hold."""
+        return sum(not holds for holds in self._holds.values())
+
+    def holds(self, row: int) -> bool:
+        """Whether a column holds by the rule itself; one that does not is of no use any more."""
+        if self._judged is None:
+            return True
+        if row not in self._holds:
+            kind, pattern = self.columns[row]
+            option, units = self.generation.columns[kind, pattern]
+            (held,) = self._judged(kind, np.array([pattern]), option[None, :], units[None, :])
+            self._holds[row] = held
+        return self._holds[row]
+
+    def judge(self, rows: IntArray) -> Callable[[int], bool]:
+        """``holds`` of columns by their place in ``rows``."""
+        return lambda place: self.holds(int(rows[place]))
 
     def renumbered(self, rows: IntArray, classes: IntArray) -> list[Column]:
         """Columns with classes by their place in ``classes`` (ascending)."""
@@ -111,18 +134,23 @@ class _Pool:
 
 
 def dive(
-    generation: Generation, prices: FloatArray, deadline: float, seed: int
+    generation: Generation,
+    judged: Judged | None,
+    prices: FloatArray,
+    deadline: float,
+    seed: int,
 ) -> dict[Column, int] | None:
     """Columns that cover all tenants cheaply, and how often each; None if none were found.
 
     Args:
-        generation: with a column for each class alone.
+        generation: with a column for each class alone; it does not judge its patterns.
+        judged: what judges those that are to be used; None: all that the search finds hold.
         prices: (C,), near those of the relaxation.
         deadline: ``time.monotonic`` after which everything is fixed at once.
         seed: of the random parts.
     """
     rng = np.random.default_rng(seed)
-    pool = _Pool(generation)
+    pool = _Pool(generation, judged)
     left = _Left(generation.counts.copy(), list(generation.limits))
     chosen: Counter[Column] = Counter()
     parts = _parts(left.counts, rng)
@@ -171,14 +199,16 @@ def _fixed(
                 return
             prices[:] = np.where(left.counts > 0, relaxed.prices, prices)
             _grow(pool.generation, left, prices, 1.0 + _EPS, rng)
-        columns, relaxed = _relaxed(pool, left, prices, vertex=True)
+        rows, relaxed = _relaxed(pool, left, prices, vertex=True)
         if relaxed is None:
             return
         prices[:] = np.where(left.counts > 0, relaxed.prices, prices)
         more = np.floor(relaxed.times + _EPS).astype(np.int64)
         part = _AT_ONCE_LATE if late else _AT_ONCE
-        more = with_most_used(columns, relaxed.times, left.counts, more, part)
-        if not more.any():
+        columns = [pool.columns[row] for row in rows.tolist()]
+        known = pool.refused
+        more = with_most_used(columns, relaxed.times, left.counts, more, part, pool.judge(rows))
+        if not more.any() and pool.refused == known:
             return
         left.take(columns, more)
         for column, number in zip(columns, more.tolist(), strict=True):
@@ -268,11 +298,10 @@ def _relaxed(
     *,
     box: Box | None = None,
     vertex: bool = False,
-) -> tuple[list[Column], Relaxed | None]:
-    """The relaxation over what is left, of columns that may be of use; prices are (C,)."""
+) -> tuple[IntArray, Relaxed | None]:
+    """Columns of what is left that may be of use, and the relaxation over them; prices are (C,)."""
     there = np.flatnonzero(left.counts)
     rows = pool.useful(prices, left)
-    columns = [pool.columns[row] for row in rows.tolist()]
     generation = pool.generation
     found = relax(
         pool.renumbered(rows, there),
@@ -285,28 +314,36 @@ def _relaxed(
         box=None if box is None else Box(box.lowest[there], box.highest[there]),
     )
     if found is None:
-        return columns, None
+        return rows, None
     full = np.zeros(len(left.counts))
     full[there] = found.prices
-    return columns, Relaxed(found.times, full, found.kind_prices, found.value)
+    return rows, Relaxed(found.times, full, found.kind_prices, found.value)
 
 
 def with_most_used(
-    columns: Sequence[Column], times: FloatArray, rest: IntArray, sure: IntArray, part: float
+    columns: Sequence[Column],
+    times: FloatArray,
+    rest: IntArray,
+    sure: IntArray,
+    part: float,
+    holds: Callable[[int], bool] = lambda _: True,
 ) -> IntArray:
     """How often to use columns: those for sure, and others that a relaxation uses most, once each.
 
     They hold nothing twice, and are the part of its devices that is asked for, if there are so
-    many.
+    many. ``holds``: whether a column, by its place, may be used.
     """
     more = sure.copy()
-    left = rest - held_by(columns, sure, len(rest))
+    for index in np.flatnonzero(more).tolist():
+        if not holds(index):
+            more[index] = 0
+    left = rest - held_by(columns, more, len(rest))
     wanted = max(1.0, part * float(times.sum()))
     for index in np.argsort(-times, kind="stable").tolist():
         if more.sum() >= wanted or times[index] < _EPS:
             break
         need = np.bincount(columns[index][1], minlength=len(left))
-        if (need > left).any():
+        if (need > left).any() or not holds(index):
             continue
         left -= need
         more[index] += 1
@@ -324,16 +361,19 @@ def _placed(
             part = 1.0 if number % 2 else None
             _grow(pool.generation, left, prices, _NEAR, rng, width=_LAST_WIDTH, part=part)
     there = np.flatnonzero(left.counts)
-    rows = pool.useful(prices, left)
-    small = dict(zip(pool.renumbered(rows, there), rows.tolist(), strict=True))
-    found = choose(
-        list(small),
-        pool.costs[rows].tolist(),
-        left.counts[there],
-        left.room,
-        time_limit_s=_INTEGER_S,
-        seed=pool.generation.seed,
-    )
-    if found is None:
-        return None
-    return {pool.columns[small[each]]: number for each, number in found.items()}
+    while True:
+        rows = pool.useful(prices, left)
+        small = dict(zip(pool.renumbered(rows, there), rows.tolist(), strict=True))
+        found = choose(
+            list(small),
+            pool.costs[rows].tolist(),
+            left.counts[there],
+            left.room,
+            time_limit_s=_INTEGER_S,
+            seed=pool.generation.seed,
+        )
+        if found is None:
+            return None
+        held = [pool.holds(small[each]) for each in found]
+        if all(held):
+            return {pool.columns[small[each]]: number for each, number in found.items()}

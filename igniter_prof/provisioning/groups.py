@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from igniter_prof.provisioning.engine import Engine
 from igniter_prof.provisioning.problem import Pattern, WorkloadClass
 from igniter_prof.provisioning.search import Search
 
+_FIRM = 0.03
+"""Relative: how far queueing limits are lowered for plans of patterns that are not judged first."""
 _COPIES = 12
 """Patterns of finer groups that are made of one of coarser ones at most."""
 
@@ -39,6 +41,20 @@ class Groups:
 def singles(engine: Engine) -> Groups:
     """Every class a group of its own."""
     return Groups(np.arange(len(engine.problem.classes)), engine.searches)
+
+
+def firm(engine: Engine) -> Groups:
+    """Every class a group of its own, with limits that the rule itself hardly ever refuses.
+
+    Where limits come from queueing estimates those of the search are too high, for its bounds.
+    """
+    if not engine.problem.rule.queueing:
+        return singles(engine)
+    searches = [
+        Search(replace(demand, limit_ms=demand.limit_ms * (1.0 - _FIRM)))
+        for demand in engine.demands
+    ]
+    return Groups(np.arange(len(engine.problem.classes)), searches)
 
 
 def alike(engine: Engine, needs: Sequence[IntArray]) -> IntArray:

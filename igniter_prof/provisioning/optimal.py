@@ -17,10 +17,11 @@ from igniter_prof.fitting.points import FloatArray, IntArray
 from igniter_prof.provisioning.columns import Column, choose, covers, held_by, relax
 from igniter_prof.provisioning.diving import dive, with_most_used
 from igniter_prof.provisioning.engine import Engine
-from igniter_prof.provisioning.generation import Bound, Generation
+from igniter_prof.provisioning.generation import Bound, Generation, Judged
 from igniter_prof.provisioning.groups import (
     Groups,
     alike,
+    firm,
     merged,
     needs_alone,
     needs_in,
@@ -74,8 +75,7 @@ def optimal(engine: Engine) -> Placement:
     if len(counts) > MOST_CLASSES:
         return _in_groups(engine, counts)
     started, limit_s = time.monotonic(), problem.time_limit_s
-    groups = singles(engine)
-    generation = _generation(engine, groups, counts)
+    generation = _generation(engine, singles(engine), counts, _judged(engine))
     generation.start()
     generation.generate(started + 0.4 * limit_s)
     generation.prove(started + 0.8 * limit_s, partial(_wanted, problem))
@@ -97,10 +97,11 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     until = started + limit_s
     groups, coarse = _relaxed_groups(engine, counts, alike(engine, needs_alone(engine)), until)
     near = coarse.relaxed()
-    generation = _generation(engine, singles(engine), counts)
+    generation = _generation(engine, firm(engine), counts)
     generation.start_alone()
     prices = generation.alone() / 3 if near is None else near.prices[groups.of]
-    chosen = dive(generation, prices, started + _PLANNING * limit_s, problem.seed)
+    # most patterns are never used: those that are to be are judged then
+    chosen = dive(generation, _judged(engine), prices, started + _PLANNING * limit_s, problem.seed)
     if chosen is None:
         raise _too_few(problem)
     trimmed = _trimmed(chosen, generation.counts)
@@ -249,20 +250,26 @@ def _generation(
     engine: Engine,
     groups: Groups,
     counts: IntArray,
+    judged: Judged | None = None,
 ) -> Generation:
     problem = engine.problem
-    alone = groups.searches is engine.searches
-    exact = problem.rule.queueing or problem.rule.confidence is not None
-    limited = any(kind.record.power_limit_w is not None for kind in problem.kinds)
     return Generation(
         searches=groups.searches,
         counts=groups.counts(counts),
         costs=[least_cost(engine, kind) for kind in range(len(problem.kinds))],
         adds=adds(engine, groups),
         limits=[kind.record.count for kind in problem.kinds],
-        judged=engine.judged if alone and (exact or limited) else None,
+        judged=judged,
         seed=problem.seed,
     )
+
+
+def _judged(engine: Engine) -> Judged | None:
+    """What judges patterns that the search takes to work, if that may be wrong."""
+    problem = engine.problem
+    exact = problem.rule.queueing or problem.rule.confidence is not None
+    limited = any(kind.record.power_limit_w is not None for kind in problem.kinds)
+    return engine.judged if exact or limited else None
 
 
 def least_cost(engine: Engine, kind: int) -> float:
