@@ -79,6 +79,19 @@ def nvml(device: Device, argument: str | None) -> NvmlMonitor:
     return NvmlMonitor(library, uuid, rate_hz)
 
 
+@dataclass(frozen=True)
+class ContextIdle:
+    """What a card used with some servers ready and no load."""
+
+    servers: tuple[int, ...]
+    """Their processes."""
+    power_w: float
+
+
+_CONTEXT_IDLE: dict[str, ContextIdle] = {}
+"""By the card's UUID: of the last cell. Servers that go on to the next are not waited for again."""
+
+
 class NvmlMonitor:
     """Samples one GPU during one cell."""
 
@@ -123,7 +136,7 @@ class NvmlMonitor:
         """Take the idle power with the tenants' contexts; keep to the monitors' cores."""
         self._cores = scene.cores
         self._tenants = [endpoint.tenant for endpoint in scene.endpoints]
-        idle_w = self._mean_w(self._idle_s[1])
+        idle_w = self._context_idle_w([endpoint.pid for endpoint in scene.endpoints])
         self._info = self._info.model_copy(update={"context_idle_w": idle_w})
 
     def seen(self, window: Counted) -> Seen:
@@ -180,6 +193,17 @@ class NvmlMonitor:
         age_s = (time.monotonic_ns() - idle.at_ns) / NS_PER_S
         if age_s > OLD_S:
             self._notes.append(f"the bare idle power was measured {age_s / 60:.0f} min before")
+
+    def _context_idle_w(self, pids: Sequence[int | None]) -> float | None:
+        """The power with the tenants ready; of servers of the cell before, what it was then."""
+        servers = tuple(pid for pid in pids if pid is not None)
+        known = _CONTEXT_IDLE.get(self._card.board_uuid)
+        if known is not None and known.servers == servers and len(servers) == len(pids):
+            return known.power_w
+        power_w = self._mean_w(self._idle_s[1])
+        if power_w is not None:
+            _CONTEXT_IDLE[self._card.board_uuid] = ContextIdle(servers, power_w)
+        return power_w
 
     def _mean_w(self, seconds: float) -> float | None:
         """The mean power of the next seconds; where readings lag, of those after what they show."""

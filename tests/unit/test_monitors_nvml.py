@@ -239,6 +239,29 @@ def test_an_idle_power_is_not_that_of_the_second_before() -> None:
     assert seen.fields["power"].context_idle_w == pytest.approx(110, rel=1e-3)
 
 
+def test_servers_that_go_on_are_not_waited_for_again() -> None:
+    gpu = _fresh(H100, uuid="GPU-kept")
+    known = {gpu.uuid: BareIdle(80.0, time.monotonic_ns())}
+
+    def idle_w(pid: int | None, power_w: float) -> float | None:
+        gpu.set_power(power_w)
+        time.sleep(0.15)  # for the reading's next update
+        with NvmlMonitor(FakeNvml(gpu), gpu.uuid, 50.0, known, context_idle_s=0.3) as monitor:
+            start_ns = time.monotonic_ns()
+            scene = _scene(Tenant(model="a"))
+            (endpoint,) = scene.endpoints
+            served = endpoint.model_copy(update={"pid": pid})
+            monitor.attach(replace(scene, endpoints=(served,)))
+            time.sleep(0.1)
+            power = monitor.seen(Counted(start_ns, time.monotonic_ns(), (1,))).fields["power"]
+        told: float | None = power.context_idle_w
+        return told
+
+    for pid, power_w, told_w in ((7, 110, 110), (7, 200, 110), (8, 90, 90), (None, 70, 70)):
+        assert idle_w(pid, power_w) == pytest.approx(told_w, rel=0.05)
+    assert idle_w(None, 120) == pytest.approx(120, rel=0.05)  # whose they are is not known
+
+
 def test_a_slice_tells_of_its_card_and_is_given_no_energy() -> None:
     gpu = _fresh(A100, slices=("MIG-1", "MIG-2"), name="A100 with slices")
     seen, power = _watch(gpu, uuid="MIG-2")
