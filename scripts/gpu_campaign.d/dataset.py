@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -73,14 +74,17 @@ class Step:
     measurements: tuple[Measurement, ...]
 
 
-def make(state: Path, out: Path) -> Path:
-    """Write the dataset of a state; the folder, ``out/<name>``.
+def make(state: Path, out: Path) -> Path | None:
+    """Write the dataset of a state; the folder, ``out/<name>``, or None where no cell is measured.
 
     Raises:
-        BadInput: the state holds no cell, its profiles are of several devices, or what was measured
-            on a CPU would come to lie among the datasets of GPUs.
+        BadInput: the profiles are of several devices, or what was measured on a CPU would come to
+            lie among the datasets of GPUs.
     """
     steps = profiles(state)
+    if not steps:
+        print(f"{state} holds no measured cell, so there is no dataset", file=sys.stderr)
+        return None
     device = device_of(steps, state)
     folder = out / name_of(device)
     if device.kind != "cuda" and out.resolve().is_relative_to(KEPT):
@@ -116,10 +120,8 @@ def profiles(state: Path) -> list[Step]:
 
 
 def device_of(steps: Sequence[Step], state: Path) -> Device:
-    """The one device of all profiles. Raises BadInput: there is none, or several."""
+    """The one device of all profiles. Raises BadInput: there are several."""
     devices = {step.store.manifest.device.id: step.store.manifest.device for step in steps}
-    if not devices:
-        raise BadInput("holds no measured cell", where=str(state), hint="is it a state's folder?")
     if len(devices) > 1:
         names = ", ".join(f"{device.id} ({device.name})" for device in devices.values())
         raise BadInput(
