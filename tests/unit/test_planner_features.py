@@ -553,7 +553,7 @@ GROUPED = settings(
 @pytest.mark.usefixtures("grouped")
 @GROUPED
 @given(small_mixes(), st.sampled_from(["percentile", "half-mean"]))
-def test_a_bound_by_easier_groups_is_one_and_a_plan_by_harder_ones_holds(
+def test_a_bound_by_easier_groups_is_one_and_a_plan_by_beams_holds(
     workloads: list[Workload], rule: str
 ) -> None:
     here = kind(workloads, "pair", rule=rule, share_step_pct=20, max_tenants=3)
