@@ -68,6 +68,8 @@ def _keep(parts: list[Path]) -> int:
 
 
 def _report(state: list[Path], out: Path) -> int:
+    site = machine.UNPACKED / "site"  # on the machine that measured; here igprof is installed
+    sys.path += [str(machine.ROOT), *([str(site)] if sys.version_info[:2] == (3, 12) else [])]
     import dataset
     import report
 

@@ -56,7 +56,7 @@ class Work:
     server: Path | None
     """The ``tritonserver`` (a wrapper that knows its libraries); None: igprof's own."""
     repository: Path
-    """The Triton model repository."""
+    """The Triton model repository; igprof runs beside it, since a profile stores its path."""
     quick: bool
     """A rehearsal: a few cells of each step."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Work:
     def serving(self) -> list[str]:
         """The options of igprof's verbs that say how models are served."""
         server = [] if self.server is None else ["--triton", str(self.server)]
-        return [*server, "--repository", str(self.repository)]
+        return [*server, "--repository", self.repository.name]
 
     def log(self, text: str) -> None:
         """Append a line to the state's log and show it."""
@@ -105,7 +105,7 @@ class Work:
         with (self.state / "log.txt").open("a") as log:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.repository.parent,
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

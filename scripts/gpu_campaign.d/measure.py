@@ -250,7 +250,7 @@ def _sweep(work: Work, step: str, cells: Sequence[Cell]) -> dict[str, Any]:
     sweep: dict[str, Any] = {
         "device": work.device,
         "models": [{"name": model} for model in models],
-        "repository": str(work.repository),
+        "repository": work.repository.name,
         "monitors": ["client", *filter(None, [watching])],
         "stopping": QUICK_STOPPING if work.quick else STOPPING,
         "baseline_every": 0,

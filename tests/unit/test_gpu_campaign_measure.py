@@ -120,6 +120,18 @@ def test_igprof_takes_the_sweep(measure: Any, tmp_path: Path) -> None:
     assert {model.name for model in sweep.models} == {*measure.GPU.main, *measure.GPU.others}
 
 
+def test_a_sweep_is_the_same_wherever_the_machine_has_its_folders(
+    measure: Any, tmp_path: Path
+) -> None:
+    """Else a profile that came along could not be gone on with."""
+    cells = measure._solo(measure.GPU)
+    first, second = (
+        measure._sweep(work(measure, tmp_path / name / "repository"), "solo", cells)
+        for name in ("one", "other")
+    )
+    assert first == second
+
+
 def test_a_step_says_how_many_cells_are_left(
     measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
