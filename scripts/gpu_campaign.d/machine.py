@@ -103,6 +103,7 @@ class Work:
         command = [*self.igprof, *map(str, arguments)]
         self.log("$ igprof " + " ".join(map(str, arguments)))
         with (self.state / "log.txt").open("a") as log:
+            start = log.tell()
             process = subprocess.Popen(
                 command,
                 cwd=self.repository.parent,
@@ -115,12 +116,14 @@ class Work:
         if cut:
             raise OutOfTime(f"igprof {arguments[0]} was interrupted")
         if status not in accept:
-            raise RuntimeError(f"igprof {arguments[0]} ended with {status}: {self._last_line()}")
+            raise RuntimeError(f"igprof {arguments[0]} ended with {status}: {self._reason(start)}")
         return status
 
-    def _last_line(self) -> str:
-        lines = (self.state / "log.txt").read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+    def _reason(self, start: int) -> str:
+        """What igprof told last, as its error if it told one, from a place of the log on."""
+        told = (self.state / "log.txt").read_bytes()[start:].decode(errors="replace")
+        lines = told.strip().splitlines() or [""]
+        return next((line for line in reversed(lines) if line.startswith("igprof: ")), lines[-1])
 
 
 def _await(process: subprocess.Popen[bytes], until: float) -> tuple[int, bool]:

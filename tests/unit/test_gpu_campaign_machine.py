@@ -111,7 +111,10 @@ def test_what_was_measured_on_another_device_is_put_aside(machine: Any, work: An
 # --- igprof's verbs ---
 
 
-def test_a_verb_that_fails_says_its_last_line(machine: Any, work: Any) -> None:
+def test_a_verb_that_fails_says_why(machine: Any, work: Any) -> None:
+    code = "print('igprof: another sweep'); print('  choose another'); raise SystemExit(2)"
+    with pytest.raises(RuntimeError, match="ended with 2: igprof: another sweep"):
+        work.run([code], time.monotonic() + 20)
     with pytest.raises(RuntimeError, match="ended with 3: no such thing"):
         work.run(["print('no such thing', flush=True); raise SystemExit(3)"], time.monotonic() + 20)
     assert work.run(["raise SystemExit(7)"], time.monotonic() + 20, accept=(0, 7)) == 7
