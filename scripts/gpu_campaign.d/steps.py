@@ -37,6 +37,8 @@ LIMITS_S = {"probe": 60.0, "shares": 90.0, "cold": 60.0, "power": 60.0}
 """The longest that a step may take, beside the time that is left."""
 PACKING_S = 20.0
 """Kept back for packing what there is."""
+LEAST_S = 10.0
+"""No step is begun with less time than that."""
 
 
 def run(
@@ -53,7 +55,7 @@ def run(
         signal.signal(signal.SIGTERM, _interrupt)
         work = machine.prepare(device, out, quick=quick)
         for name in only or ORDER:
-            if time.monotonic() >= until - PACKING_S:
+            if time.monotonic() >= until - PACKING_S - LEAST_S:
                 break
             _do(name, work, until - PACKING_S)
     except (Exception, KeyboardInterrupt):
