@@ -136,6 +136,7 @@ class _Pool:
 def dive(
     generation: Generation,
     judged: Judged | None,
+    rounded: Callable[[float], float],
     prices: FloatArray,
     deadline: float,
     seed: int,
@@ -145,6 +146,7 @@ def dive(
     Args:
         generation: with a column for each class alone; it does not judge its patterns.
         judged: what judges those that are to be used; None: all that the search finds hold.
+        rounded: the least cost of whole devices that is not below a cost.
         prices: (C,), near those of the relaxation.
         deadline: ``time.monotonic`` after which everything is fixed at once.
         seed: of the random parts.
@@ -171,7 +173,7 @@ def dive(
         ]
     if len(parts) > 1:
         _fixed(pool, left, prices, chosen, deadline, rng)
-    last = _placed(pool, left, prices, rng)
+    last = _placed(pool, left, rounded, prices, rng)
     return None if last is None else dict(chosen + Counter(last))
 
 
@@ -351,7 +353,11 @@ def with_most_used(
 
 
 def _placed(
-    pool: _Pool, left: _Left, prices: FloatArray, rng: np.random.Generator
+    pool: _Pool,
+    left: _Left,
+    rounded: Callable[[float], float],
+    prices: FloatArray,
+    rng: np.random.Generator,
 ) -> dict[Column, int] | None:
     """Columns for the last few classes, by an integer program."""
     if not left.counts.any():
@@ -362,7 +368,7 @@ def _placed(
             _grow(pool.generation, left, prices, _NEAR, rng, width=_LAST_WIDTH, part=part)
     there = np.flatnonzero(left.counts)
     while True:
-        rows = pool.useful(prices, left)
+        rows, relaxed = _relaxed(pool, left, prices)
         small = dict(zip(pool.renumbered(rows, there), rows.tolist(), strict=True))
         found = choose(
             list(small),
@@ -371,6 +377,7 @@ def _placed(
             left.room,
             time_limit_s=_INTEGER_S,
             seed=pool.generation.seed,
+            enough=None if relaxed is None else rounded(relaxed.value * (1.0 - _EPS)),
         )
         if found is None:
             return None

@@ -28,7 +28,7 @@ _MOST = 20_000
 """Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
 _PER_CLASS_PROVEN = 40
-_REFUTED_AT_ONCE = 2000
+REFUTED_AT_ONCE = 2000
 _TINY = 1e-9
 _LACK = 50.0
 """Devices that leaving out a tenant costs, while column generation looks for a way to place it."""
@@ -60,6 +60,8 @@ class Generation:
     limits: Sequence[int | None]
     judged: Judged | None
     seed: int
+    refutes: int = REFUTED_AT_ONCE
+    """Patterns that a proof looks at fully in one round; the others stay doubtful."""
     columns: dict[Column, tuple[IntArray, IntArray]] = field(default_factory=dict)
     """Patterns that work, with their options and units."""
     doubtful: set[Column] = field(default_factory=set)
@@ -272,7 +274,7 @@ class Generation:
             return added
         # those that the rule itself refused may work otherwise: nothing is proven of them
         unknown = rest[~arranged.works[rest]]
-        first = unknown[:_REFUTED_AT_ONCE]
+        first = unknown[: self.refutes]
         fully = search.arrange_fully(found.classes[first], found.units[first], until)
         for row in rest:
             self.doubtful.add((kind, tuple(found.classes[row].tolist())))

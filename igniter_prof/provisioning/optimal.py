@@ -101,7 +101,14 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     generation.start_alone()
     prices = generation.alone() / 3 if near is None else near.prices[groups.of]
     # most patterns are never used: those that are to be are judged then
-    chosen = dive(generation, _judged(engine), prices, started + _PLANNING * limit_s, problem.seed)
+    chosen = dive(
+        generation,
+        _judged(engine),
+        partial(rounded_up, problem),
+        prices,
+        started + _PLANNING * limit_s,
+        problem.seed,
+    )
     if chosen is None:
         raise _too_few(problem)
     trimmed = _trimmed(chosen, generation.counts)
@@ -121,6 +128,8 @@ def _relaxed_groups(
     """Groups easier than their members with patterns, which may start from those of others."""
     groups = merged(engine, of)
     generation = _generation(engine, groups, counts)
+    # more rounds with some patterns that do not work prove more in the same time
+    generation.refutes = 0
     generation.start(() if before is None else seeds(before[1].used(), before[0].of, of))
     now = time.monotonic()
     generation.generate(now + (until - now) / 3)

@@ -173,7 +173,9 @@ def test_a_dive_without_time_still_covers_everything(monkeypatch: pytest.MonkeyP
     counts = np.ones(30, dtype=np.int64)
     generation = optimal._generation(engine, optimal.singles(engine), counts)
     generation.start_alone()
-    chosen = diving.dive(generation, None, generation.alone() / 3, time.monotonic() - 1, 0)
+    chosen = diving.dive(
+        generation, None, math.ceil, generation.alone() / 3, time.monotonic() - 1, 0
+    )
     assert chosen is not None
     assert covers(chosen, counts, [None])
     assert sum(chosen.values()) < 30
@@ -189,7 +191,9 @@ def test_only_what_holds_by_the_rule_itself_is_used() -> None:
         asked.append(tuple(classes[0].tolist()))
         return [len(classes[0]) != 2]
 
-    chosen = diving.dive(generation, judged, generation.alone() / 3, time.monotonic() + 5, 0)
+    chosen = diving.dive(
+        generation, judged, math.ceil, generation.alone() / 3, time.monotonic() + 5, 0
+    )
     assert chosen is not None
     assert {len(pattern) for _, pattern in chosen}.isdisjoint({2})
     assert {pattern for _, pattern in chosen} <= set(asked)
