@@ -32,9 +32,11 @@ _LAST = 100
 _PARTNERS = 80
 """Classes that each class may be with in one round, about; others in the next."""
 _WIDTH = 4
+"""Patterns of a size that a class keeps in a round."""
 _DRAWS = 6
 """Rounds in which prices are drawn to the worth of patterns, before the relaxation is solved."""
 _DRAWN = 0.5
+"""Part of the way that they are drawn."""
 _BOX = 0.1
 """Relative: how far a price may move in a round."""
 _NEAR = 0.93
@@ -45,9 +47,12 @@ _AT_ONCE = 0.2
 """Part of a relaxation's devices that is fixed before patterns are grown anew."""
 _AT_ONCE_LATE = 0.5
 _ROUNDS = 2
+"""In which patterns are grown anew before more is fixed."""
 _LAST_WIDTH = 15
 _LAST_ROUNDS = 4
+"""For the last classes more patterns are grown."""
 _INTEGER_S = 8.0
+"""Of the integer program."""
 _EPS = 1e-6
 
 
@@ -148,7 +153,7 @@ def dive(
         judged: what judges those that are to be used; None: all that the search finds hold.
         rounded: the least cost of whole devices that is not below a cost.
         prices: (C,), near those of the relaxation.
-        deadline: ``time.monotonic`` after which everything is fixed at once.
+        deadline: ``time.monotonic`` after which half of what is left is fixed at once, and again.
         seed: of the random parts.
     """
     rng = np.random.default_rng(seed)
@@ -268,7 +273,7 @@ def _grow(
     best = np.zeros(len(left.counts))
     for kind, search in enumerate(generation.searches):
         worth = prices - generation.adds[kind]
-        cost = generation.costs[kind]
+        cost = max(generation.costs[kind], _EPS)
         partners = there[(worth[there] > 0) & search.demand.feasible[there]]
         if not len(partners) or left.room[kind] == 0:
             continue
