@@ -73,7 +73,7 @@ def optimal(engine: Engine) -> Placement:
     problem = engine.problem
     counts = np.array([each.count for each in problem.classes])
     if len(counts) > MOST_CLASSES:
-        return _in_groups(engine, counts)
+        return _of_many(engine, counts)
     started, limit_s = time.monotonic(), problem.time_limit_s
     generation = _generation(engine, singles(engine), counts, _judged(engine))
     generation.start()
@@ -82,15 +82,11 @@ def optimal(engine: Engine) -> Placement:
     chosen = _finish(problem, generation, started + limit_s)
     if chosen is None:
         raise _too_few(problem)
-    trimmed = _trimmed(chosen, generation.counts)
-    patterns = [column for column, number in trimmed.items() for _ in range(number)]
-    spread = len(trimmed) <= _MOST_SPREAD
-    return Placement(
-        devices=tuple(_configured(engine, patterns, spread=spread)), bound=generation.bound
-    )
+    devices = _devices(engine, chosen, counts, most_spread=_MOST_SPREAD)
+    return Placement(devices=devices, bound=generation.bound)
 
 
-def _in_groups(engine: Engine, counts: IntArray) -> Placement:
+def _of_many(engine: Engine, counts: IntArray) -> Placement:
     """See ``optimal``: for more classes than can be planned one by one."""
     problem = engine.problem
     started, limit_s = time.monotonic(), problem.time_limit_s
@@ -111,9 +107,7 @@ def _in_groups(engine: Engine, counts: IntArray) -> Placement:
     )
     if chosen is None:
         raise _too_few(problem)
-    trimmed = _trimmed(chosen, generation.counts)
-    patterns = [column for column, number in trimmed.items() for _ in range(number)]
-    devices = tuple(_configured(engine, patterns, spread=False))
+    devices = _devices(engine, chosen, counts, most_spread=0)
     bound = _bound_by_groups(engine, counts, groups, coarse, _neighbours(generation, chosen), until)
     return Placement(devices=devices, bound=bound)
 
@@ -406,12 +400,20 @@ def _trimmed(chosen: Mapping[Column, int], counts: IntArray) -> dict[Column, int
     return {column: n for column, n in sorted(trimmed.items()) if n}
 
 
-def _configured(engine: Engine, patterns: Sequence[Column], *, spread: bool) -> list[Configuration]:
+def _devices(
+    engine: Engine, chosen: Mapping[Column, int], counts: IntArray, *, most_spread: int
+) -> tuple[Configuration, ...]:
     """Settings for every device; what does not hold by the rule itself gets devices alone.
+
+    What is left of the shares is handed out if there are no more different devices than
+    ``most_spread``.
 
     Raises:
         Infeasible: there are not enough devices for that.
     """
+    trimmed = _trimmed(chosen, counts)
+    patterns = [column for column, number in trimmed.items() for _ in range(number)]
+    spread = len(trimmed) <= most_spread
     known: dict[Column, list[Configuration]] = {}
     devices = []
     for kind, pattern in patterns:
@@ -422,7 +424,7 @@ def _configured(engine: Engine, patterns: Sequence[Column], *, spread: bool) -> 
     for number, device in enumerate(engine.problem.kinds):
         if device.record.count is not None and used[number] > device.record.count:
             raise _too_few(engine.problem)
-    return devices
+    return tuple(devices)
 
 
 def _settings_of(
