@@ -69,6 +69,9 @@ class TritonPythonModel:
             network = make()
             _scale(network)
         self.network = network.to(self.precision).eval().requires_grad_(False)
+        if self.device.type == "cuda":
+            # the weights come by the usual stream, for which a granted one does not wait
+            torch.cuda.synchronize(self.device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer requests, in their order; those that cannot be answered get an error each."""
