@@ -93,7 +93,7 @@ def shares(device: str, seconds: float) -> None:
                 break
             try:
                 groups.append(_together(device, record, name, wanted))
-            except (IgprofError, OSError, RuntimeError) as error:
+            except (IgprofError, OSError, RuntimeError, ValueError) as error:
                 groups.append({"shares": list(wanted), "error": str(error)})
             tell(**{name: {"groups": groups, **judged(groups)}})
             if "error" in groups[-1] and len(groups) == 1:

@@ -35,6 +35,8 @@ OF_ANY_DEVICE = ("machine",)
 LEAST_S = 5.0
 KEPT_S = 3.0
 """Between what a part is told and when it is stopped."""
+HUNG_S = 5.0
+"""How long the pipe of a part that was killed may stay open."""
 
 
 def probe(work: Work, until: float) -> None:
@@ -124,10 +126,19 @@ def look(work: Work, name: str, seconds: float) -> dict[str, Any]:
         # once, so that daemons are ended; then for good
         _stop(process, signal.SIGINT, 10)
         _stop(process, signal.SIGKILL, 10)
-        output, errors = process.communicate()
+        output = _rest(process)
         trouble = f"stopped after {seconds:.0f} s"
     found = told(output)
     return found if trouble is None else {**found, "error": trouble}
+
+
+def _rest(process: subprocess.Popen[str]) -> str:
+    """What a stopped part had told, also where one of its processes hangs in the driver."""
+    try:
+        return process.communicate(timeout=HUNG_S)[0]
+    except subprocess.TimeoutExpired as error:
+        told: bytes = error.output or b""  # not decoded, whatever the pipe was opened as
+        return told.decode(errors="replace")
 
 
 def _stop(process: subprocess.Popen[str], number: int, seconds: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -136,14 +138,35 @@ if name == "nvml":
 def test_a_part_that_hangs_is_stopped_and_leaves_what_it_told(
     probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "PARTS", {"nvml": 1.0, "green": 10.0})
+    monkeypatch.setattr(probe, "PARTS", {"nvml": 3.0, "green": 20.0})
     monkeypatch.setattr(probe, "LEAST_S", 0.1)
     program = 'print(json.dumps({"told": 1}), flush=True)\nif name == "nvml": time.sleep(60)'
     began = time.monotonic()
     probe.probe(work(probe, tmp_path, program=program), began + 30)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
     found = probe.read(tmp_path, "probe.json")
-    assert found == {"nvml": {"told": 1, "error": "stopped after 1 s"}, "green": {"told": 1}}
+    assert found == {"nvml": {"told": 1, "error": "stopped after 3 s"}, "green": {"told": 1}}
+
+
+def test_what_a_part_told_is_kept_where_one_of_its_processes_never_ends(
+    probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that hangs in the driver: it keeps the pipe open, and no signal ends it."""
+    monkeypatch.setattr(probe, "PARTS", {"nvml": 3.0})
+    monkeypatch.setattr(probe, "HUNG_S", 0.3)
+    monkeypatch.setattr(probe, "LEAST_S", 0.1)
+    program = (
+        "import subprocess\n"
+        "hung = [sys.executable, '-c', 'import time; time.sleep(25)']\n"
+        "left = subprocess.Popen(hung, start_new_session=True)\n"
+        'print(json.dumps({"told": left.pid}), flush=True)'
+    )
+    began = time.monotonic()
+    probe.probe(work(probe, tmp_path, program=program), began + 30)
+    found = probe.read(tmp_path, "probe.json")["nvml"]
+    os.kill(found["told"], signal.SIGKILL)
+    assert time.monotonic() - began < 20
+    assert found["error"] == "stopped after 3 s"
 
 
 def test_only_what_failed_is_looked_at_again(probe: Any, tmp_path: Path) -> None:
