@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import probe
 from machine import UNFINISHED, OutOfTime, Work, journal
-from measure import profiles
+from measure import profiles, tenants_of
 
 MODELS = ("igprof", "igniter", "gpulets", "none")
 """The latency models that are held against each other."""
@@ -56,7 +57,7 @@ def plan(work: Work, until: float) -> None:
     for strategy in STRATEGIES:
         out = folder / f"{strategy}.json"
         if not _fresh(out, coefficients.stat().st_mtime):
-            options = ["--strategy", strategy, "--time-limit", "10", "--share-step", "5"]
+            options = ["--strategy", strategy, "--time-limit", "10"]
             try:
                 work.run(["plan", coefficients, sheet, "--out", out, *options], until)
             except RuntimeError as error:
@@ -82,8 +83,13 @@ def evaluate(work: Work, until: float) -> None:
             raise OutOfTime(f"no time to load {path.stem}'s {devices} devices")
         out.parent.mkdir(exist_ok=True)
         options = [f"--duration={seconds}", *_mechanism(work), *work.serving]
-        # 7: an SLO was missed, which is a verdict
-        work.run(["evaluate", path, "--out", out, *options], until, accept=(0, 7))
+        try:
+            # 7: an SLO was missed, which is a verdict
+            work.run(["evaluate", path, "--out", out, *options], until, accept=(0, 7))
+        except RuntimeError as error:
+            work.log(f"no evaluation of {path.stem}: {error}")
+    if not any((work.state / "evaluations").glob("*.json")):
+        raise RuntimeError("no plan could be loaded")
     _unless_more_comes(work)
 
 
@@ -109,15 +115,12 @@ def _rounded(value: float) -> float:
 def _alone(work: Work) -> dict[str, tuple[float, float]]:
     """Mean latency in ms and inferences per second of one in flight, at half of the device."""
     found = {}
-    for profile in profiles(work, "solo"):
-        for path in sorted(profile.glob("cells/*.zip")):
-            with zipfile.ZipFile(path) as stored:
-                tenant = json.loads(stored.read("measurement.json"))["tenants"][0]
-            asked = tenant["tenant"]
-            half = asked["share_pct"] in (50, None)  # None: nothing gives shares
-            if half and asked["batch_size"] == 1 and tenant.get("latency"):
-                latency_ms = tenant["latency"]["mean_ms"]
-                found[asked["model"]] = (latency_ms, 1000 / latency_ms)
+    for tenant in itertools.chain(*map(tenants_of, profiles(work, "solo"))):
+        asked = tenant["tenant"]
+        half = asked["share_pct"] in (50, None)  # None: nothing gives shares
+        if half and asked["batch_size"] == 1 and tenant.get("latency"):
+            latency_ms = tenant["latency"]["mean_ms"]
+            found[asked["model"]] = (latency_ms, 1000 / latency_ms)
     return found
 
 
@@ -134,8 +137,11 @@ def _merged(work: Work, until: float) -> tuple[Path, float]:
     if not cells:
         raise OutOfTime("nothing is measured yet")
     merged = work.state.parent / f"merged-{len(cells)}"
-    if not (merged / "profile.json").exists():
-        work.run(["dataset", "merge", *parts, "--out", merged], until)
+    if not merged.exists():
+        fresh = merged.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        work.run(["dataset", "merge", *parts, "--out", fresh], until)
+        fresh.rename(merged)
     return merged, max(cell.stat().st_mtime for cell in cells)
 
 

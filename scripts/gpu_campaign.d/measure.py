@@ -1,4 +1,4 @@
-"""The measuring steps: models alone, cold starts, pairs, triples, quadruples, scales, again.
+"""The measuring steps: cold starts, models alone, pairs, triples, quadruples, scales, again.
 
 Each makes a list of cells and has igprof's own profiler measure those that the state does not hold.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import random
-from collections.abc import Iterable, Sequence
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,18 +100,20 @@ STOPPING = {
     **{"precision_pct": 2, "min_s": 0.8, "max_s": 2.0, "min_requests": 30, "warmup_s": 0.3},
     **{"request_timeout_s": 20, "start_timeout_s": 60, "cooldown_s": 0},
 }
+FRUITLESS = 2
+"""So many runs of igprof that fail without a new cell end a step."""
 QUICK_STOPPING = {**STOPPING, "min_s": 0.3, "max_s": 0.6, "min_requests": 10}
-
-
-def solo(work: Work, until: float) -> None:
-    """Each model alone, over batch sizes and shares."""
-    _measure(work, "solo", _solo(_design(work)), until)
 
 
 def cold(work: Work, until: float) -> None:
     """Fresh servers: from process start to ready, and the first inferences."""
     cells = [(Tenant(model, 1, 100),) for model in _design(work).cold]
     _measure(work, "cold", cells, until, keep=False)
+
+
+def solo(work: Work, until: float) -> None:
+    """Each model alone, over batch sizes and shares."""
+    _measure(work, "solo", _solo(_design(work)), until)
 
 
 def pairs(work: Work, until: float) -> None:
@@ -217,24 +222,67 @@ def _measure(
 ) -> None:
     """Have igprof measure the cells that the step's profile does not hold yet.
 
+    A cell that igprof cannot measure ends its run: then the others are tried before it.
+
     Raises:
         OutOfTime: some are left.
+        RuntimeError: igprof fails again and again, or no model answered.
     """
     if not cells:
         return
     if probe.mechanism(work.state) == TIME_SLICING:
         cells = _without_shares(cells)
     groups = _groups(cells)
-    random.Random(0).shuffle(groups)  # so that heat does not look like an effect of the share
     folder = work.state / "profiles" / step
     sheet = work.state / "sweeps" / f"{step}.csv"
-    _write_cells(sheet, [cell for group in groups for cell in group])
     sweep = work.save(f"sweeps/{step}.yaml", _sweep(work, step, cells))  # JSON is YAML
-    options = ["--keep-servers"] if keep else []
-    work.run(["profile", sweep, "--cells", sheet, "--out", folder, *work.serving, *options], until)
-    stored, wanted = len(list(folder.glob("cells/*.zip"))), len(set(cells))
+    command = ["profile", sweep, "--cells", sheet, "--out", folder, *work.serving]
+    command += ["--keep-servers"] if keep else []
+    fruitless = 0
+    for attempt in itertools.count():
+        # so that heat does not look like an effect of the share, nor one cell ends the others
+        random.Random(attempt).shuffle(groups)
+        _write_cells(sheet, [cell for group in groups for cell in group])
+        before = _stored(folder)
+        try:
+            work.run(command, until)
+            break
+        except RuntimeError as error:
+            fruitless = 0 if _stored(folder) > before else fruitless + 1
+            if fruitless == FRUITLESS:
+                raise
+            work.log(f"once more, in another order: {error}")
+    stored, wanted = _stored(folder), len(set(cells))
     if stored < wanted:
         raise OutOfTime(f"{stored} of {wanted} cells")
+    _expect_answers(work, step, folder)
+
+
+def tenants_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """The measured tenants of a profile's cells, as igprof stores them."""
+    for path in sorted(folder.glob("cells/*.zip")):
+        with zipfile.ZipFile(path) as stored:
+            yield from json.loads(stored.read("measurement.json"))["tenants"]
+
+
+def _stored(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("cells/*.zip"))
+
+
+def _expect_answers(work: Work, step: str, folder: Path) -> None:
+    """Put a profile aside in which no model answered, so that the next piece measures it anew.
+
+    Raises:
+        RuntimeError: it is such a one.
+    """
+    tenants = list(tenants_of(folder))
+    if any(tenant["status"] == "ok" for tenant in tenants):
+        return
+    aside = work.state / "failed" / step
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    folder.rename(aside)
+    raise RuntimeError(f"no model answered: {tenants[0].get('detail')}")
 
 
 def _without_shares(cells: Sequence[Cell]) -> list[Cell]:

@@ -19,8 +19,8 @@ Step = Callable[[Work, float], None]
 MODULES = {
     "probe": "probe",
     "shares": "probe",
-    "solo": "measure",
     "cold": "measure",
+    "solo": "measure",
     "pairs": "measure",
     "power": "probe",
     "triples": "measure",
@@ -51,8 +51,8 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     state = machine.state_folder()
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
         work = machine.prepare(device, out, quick=quick)
         for name in only or ORDER:
             if time.monotonic() >= until - PACKING_S - LEAST_S:
@@ -66,6 +66,7 @@ def run(
         (out / "summary.txt").write_text(summary)
         print(summary, flush=True)
         machine.pack_state(state, out)
+        signal.signal(signal.SIGTERM, before)
     return 0 if any(each["state"] != "failed" for each in journal(state).values()) else 4
 
 

@@ -153,6 +153,64 @@ def test_a_step_says_how_many_cells_are_left(
     assert measure.profiles(there, "solo", "pairs") == [tmp_path / "profiles" / "solo"]
 
 
+class Profiler:
+    """In the place of ``Work.run``: stores a cell each time; it fails as often as it is told."""
+
+    def __init__(self, failures: int, status: str = "ok", storing: bool = True) -> None:
+        self.failures, self.status, self.storing = failures, status, storing
+        self.sheets: list[str] = []
+
+    def __call__(self, arguments: Any, until: float) -> int:
+        folder = Path(arguments[arguments.index("--out") + 1])
+        self.sheets.append(Path(arguments[arguments.index("--cells") + 1]).read_text())
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        if self.storing:
+            document = {"tenants": [{"status": self.status, "detail": "no PyTorch"}]}
+            with zipfile.ZipFile(folder / "cells" / f"{len(self.sheets)}.zip", "w") as stored:
+                stored.writestr("measurement.json", json.dumps(document))
+        if len(self.sheets) <= self.failures:
+            raise RuntimeError("a tenant runs without its share")
+        return 0
+
+
+def profiled(
+    measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiler: Profiler, cells: int
+) -> Any:
+    there = work(measure, tmp_path)
+    monkeypatch.setattr(type(there), "run", lambda self, *a, **k: profiler(*a, **k))
+    wanted = [(measure.Tenant("mlp", 1, share),) for share in range(1, cells + 1)]
+    measure._measure(there, "solo", wanted, time.monotonic() + 60)
+    return there
+
+
+def test_a_cell_that_cannot_be_measured_does_not_end_the_others(
+    measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiler = Profiler(failures=4)
+    profiled(measure, tmp_path, monkeypatch, profiler, cells=5)
+    assert len(set(profiler.sheets)) > 1  # in another order
+    assert len({tuple(sorted(sheet.split())) for sheet in profiler.sheets}) == 1
+
+
+def test_what_fails_without_a_new_cell_is_given_up(
+    measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiler = Profiler(failures=99, storing=False)
+    with pytest.raises(RuntimeError, match="without its share"):
+        profiled(measure, tmp_path, monkeypatch, profiler, cells=5)
+    assert len(profiler.sheets) == measure.FRUITLESS
+
+
+def test_cells_in_which_no_model_answered_are_measured_anew(
+    measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiler = Profiler(failures=0, status="failed")
+    with pytest.raises(RuntimeError, match="no model answered: no PyTorch"):
+        profiled(measure, tmp_path, monkeypatch, profiler, cells=1)
+    assert not (tmp_path / "profiles" / "solo").exists()
+    assert (tmp_path / "failed" / "solo" / "cells" / "1.zip").exists()
+
+
 def test_without_shares_cells_are_told_apart_by_the_rest(measure: Any) -> None:
     cells = measure._without_shares(measure._solo(measure.GPU))
     assert len(cells) == len(measure.GPU.main) * 3 + len(measure.GPU.others) * 2
@@ -273,6 +331,15 @@ def test_a_baseline_that_cannot_be_fitted_ends_nothing(
     (measured.state / "coefficients" / "igprof.json").unlink()
     with pytest.raises(RuntimeError, match="counters"):
         concluded(measured, conclude, monkeypatch, failing=("igprof",))
+
+
+def test_a_plan_that_cannot_be_loaded_ends_nothing(
+    measured: Any, conclude: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = str(measured.state / "evaluations" / "optimal.json")
+    seen = concluded(measured, conclude, monkeypatch, failing=(lost,))
+    assert "evaluate ffd" in seen
+    assert not Path(lost).exists()
 
 
 def test_what_is_made_from_a_part_is_not_done(
