@@ -54,16 +54,28 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _keep(parts: list[Path]) -> int:
     """Put what came back where the next piece finds it; a new state takes the old one's place."""
-    missing = [str(part) for part in parts if not part.is_file()]
-    if missing:
-        print(f"no such file: {', '.join(missing)}", file=sys.stderr)
-        return 2
+    others = [part for part in parts if not part.match(machine.ARCHIVES)]
+    for broken in others or machine.broken_archives(parts):
+        return _refuse(
+            f"{broken}: is no archive of a state",
+            "name every state*.tar.xz that the piece brought back",
+        )
     machine.BUNDLE.mkdir(exist_ok=True)
+    before, after = machine.cells_in(machine.kept()), machine.cells_in(parts)
+    if after < before:
+        return _refuse(
+            f"{parts[0]}: holds {after} cells, and the state that is kept holds {before}",
+            f"if it is the one to go on with, first remove {machine.BUNDLE}/state*.tar.xz",
+        )
+    # copied before anything is removed: it may be what is kept already
+    fresh = [machine.BUNDLE / f".{part.name}.new" for part in parts]
+    for part, copy in zip(parts, fresh, strict=True):
+        shutil.copyfile(part, copy)
     for old in machine.kept():
         old.unlink()
-    for part in parts:
-        shutil.copyfile(part, machine.BUNDLE / part.name)
-    print(", ".join(str(path) for path in machine.kept()))
+    for part, copy in zip(parts, fresh, strict=True):
+        copy.rename(machine.BUNDLE / part.name)
+    print(f"{after} cells in {', '.join(str(path) for path in machine.kept())}")
     return 0
 
 
@@ -73,13 +85,32 @@ def _report(state: list[Path], out: Path) -> int:
     import dataset
     import report
 
+    from igniter_prof.errors import IgprofError
+
     folder = state[0]
-    if folder.is_file():
+    if len(state) > 1 or not folder.is_dir():
+        for broken in machine.broken_archives(state):
+            return _refuse(
+                f"{broken}: is neither the folder of a state nor one of its archives",
+                "name one folder, or all state*.tar.xz of a piece",
+            )
         folder = out / "state"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier report
         machine.unpack_state(state, folder)
-    dataset.make(folder, out)
-    report.make(folder, out)
+    try:
+        dataset.expect_place(folder, out)
+        report.make(folder, out)
+        dataset.make(folder, out)
+    except IgprofError as error:
+        print(f"gpu_campaign: {error}", file=sys.stderr)
+        return error.exit_status
     return 0
+
+
+def _refuse(what: str, hint: str) -> int:
+    """Say what is wrong, as igprof does; the exit status of bad input."""
+    print(f"gpu_campaign: {what}\n  {hint}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -78,21 +78,15 @@ def make(state: Path, out: Path) -> Path | None:
     """Write the dataset of a state; the folder, ``out/<name>``, or None where no cell is measured.
 
     Raises:
-        BadInput: the profiles are of several devices, or what was measured on a CPU would come to
-            lie among the datasets of GPUs.
+        BadInput: the profiles are of several devices, or as ``expect_place``.
     """
+    expect_place(state, out)
     steps = profiles(state)
     if not steps:
         print(f"{state} holds no measured cell, so there is no dataset", file=sys.stderr)
         return None
     device = device_of(steps, state)
     folder = out / name_of(device)
-    if device.kind != "cuda" and out.resolve().is_relative_to(KEPT):
-        raise BadInput(
-            f"was measured on a CPU ({device.name}), which makes no dataset of a GPU",
-            where=str(state),
-            hint="choose an --out elsewhere",
-        )
     folder.mkdir(parents=True, exist_ok=True)
     form = _pack(steps, folder / ARCHIVE)
     for name in COPIED:
@@ -106,15 +100,33 @@ def make(state: Path, out: Path) -> Path | None:
     return folder
 
 
+def expect_place(state: Path, out: Path) -> None:
+    """Raise BadInput if what a CPU measured would come to lie among the datasets of GPUs."""
+    if not out.resolve().is_relative_to(KEPT):
+        return
+    for store in _stores(state):
+        if store.manifest.device.kind != "cuda":
+            raise BadInput(
+                f"was measured on a CPU ({store.manifest.device.name}), which makes no dataset of"
+                " a GPU",
+                where=str(state),
+                hint="choose an --out elsewhere",
+            )
+
+
+def _stores(state: Path) -> list[ProfileStore]:
+    manifests = sorted((state / "profiles").rglob("profile.json"))
+    return [ProfileStore.open(manifest.parent) for manifest in manifests]
+
+
 def profiles(state: Path) -> list[Step]:
     """The profiles of a state that hold a cell, in the order of the steps."""
     root = state / "profiles"
     found = []
-    for manifest in sorted(root.rglob("profile.json")):
-        store = ProfileStore.open(manifest.parent)
+    for store in _stores(state):
         measurements = tuple(store.measurements(strict=False))
         if measurements:
-            found.append(Step(str(manifest.parent.relative_to(root)), store, measurements))
+            found.append(Step(str(store.path.relative_to(root)), store, measurements))
     order = (*ORDER, *(step.name for step in found))
     return sorted(found, key=lambda step: order.index(step.name))
 

@@ -6,15 +6,19 @@ Standard library only: on that machine this runs before anything of ours is unpa
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ SYSTEM_LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
 NETWORKS = (*("resnet50", "vgg19", "alexnet", "mobilenet_v2", "ssd", "fcn_resnet50", "encoder"),)
 PART_BYTES = 15 << 20
 """The largest file that is sent back."""
+ARCHIVES = "state*.tar.xz"
+"""The names of a state's archives."""
 JOURNAL = "steps.json"
 UNFINISHED = ("unfinished", "failed")
 """How a step stands that the next piece goes on with."""
@@ -142,7 +148,9 @@ def _await(process: subprocess.Popen[bytes], until: float) -> tuple[int, bool]:
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(10), True
     process.kill()
-    return process.wait(), True
+    with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the driver stays
+        process.wait(5)
+    return -signal.SIGKILL, True
 
 
 # --- unpacking ------------------------------------------------------------------------------------
@@ -162,7 +170,6 @@ def prepare(device: str, out: Path, *, quick: bool) -> Work:
     state = state_folder()
     if not state.is_dir():
         unpack_state(kept(), state)
-        state.mkdir(exist_ok=True)
     environment = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
     bundled = sys.version_info[:2] == (3, 12) and (BUNDLE / "site.tar.xz").is_file()
     server = None
@@ -190,8 +197,7 @@ def prepare(device: str, out: Path, *, quick: bool) -> Work:
         quick=quick,
         environment=environment,
     )
-    if not work.repository.is_dir():
-        _build_repository(work)
+    _build_repository(work)
     _put_aside(work)
     return work
 
@@ -228,13 +234,27 @@ def state_folder() -> Path:
 
 def _unpack(archive: Path, folder: Path) -> Path:
     """Unpack an archive of the bundle, once; its folder."""
-    if not folder.is_dir():
-        if not archive.is_file():
-            raise RuntimeError(f"no {archive}; run 'scripts/gpu_campaign bundle' first")
-        fresh = folder.with_name(f"{folder.name}.new")
+    if not archive.is_file():
+        raise RuntimeError(f"no {archive}; run 'scripts/gpu_campaign bundle' first")
+
+    def unpack(fresh: Path) -> None:
         with tarfile.open(archive) as packed:
             packed.extractall(fresh, filter="data")
+
+    return _made(folder, [archive], unpack)
+
+
+def _made(folder: Path, sources: Iterable[Path], make: Callable[[Path], None]) -> Path:
+    """A folder that is made once, and anew when what it follows from has changed since."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    noted = folder.with_name(f"{folder.name}.from")
+    if not (folder.is_dir() and noted.exists() and noted.read_text() == digest):
+        fresh = folder.with_name(f"{folder.name}.new")
+        for old in (fresh, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        make(fresh)
         fresh.rename(folder)
+        noted.write_text(digest)
     return folder
 
 
@@ -273,12 +293,16 @@ def libpython_folder(python: Path, triton: Path) -> Path:
 
 def _build_repository(work: Work) -> None:
     """The models: on PyTorch, or in a rehearsal without the bundle the zoo's smallest."""
-    made = work.repository.with_name("repository.new")
     networks = [*NETWORKS, "--torch", "both"] if work.server else ["mlp", "encoder"]
-    command = [*work.igprof, "zoo", "build", *networks, "--into", str(made)]
     environment = {**os.environ, **work.environment}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    made.rename(work.repository)
+
+    def build(fresh: Path) -> None:
+        command = [*work.igprof, "zoo", "build", *networks, "--into", str(fresh)]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    folders = (ROOT / "igniter_prof" / "zoo", ROOT / "model_repository")
+    every = sorted(path for folder in folders for path in folder.rglob("*"))
+    _made(work.repository, (path for path in every if path.suffix in (".py", ".pbtxt")), build)
 
 
 # --- the state ------------------------------------------------------------------------------------
@@ -293,15 +317,37 @@ def journal(state: Path) -> dict[str, dict[str, Any]]:
 
 def kept() -> list[Path]:
     """The archives of earlier pieces' state that came along."""
-    return sorted(BUNDLE.glob("state*.tar.xz"))
+    return sorted(BUNDLE.glob(ARCHIVES))
 
 
 def unpack_state(parts: Sequence[Path], state: Path) -> None:
-    """Restore a state folder from its archives; each holds whole files."""
-    state.mkdir(parents=True, exist_ok=True)
+    """Make a state folder from its archives, whole or not at all; each holds whole files."""
+    fresh = state.with_name(f"{state.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     for part in parts:
         with tarfile.open(part) as archive:
-            archive.extractall(state, filter="data")
+            archive.extractall(fresh, filter="data")
+    fresh.rename(state)
+
+
+def broken_archives(parts: Sequence[Path]) -> list[Path]:
+    """Those of some files that are no whole archives."""
+    return [part for part in parts if _members(part) is None]
+
+
+def _members(archive: Path) -> list[str] | None:
+    try:
+        with tarfile.open(archive) as opened:
+            return opened.getnames()
+    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
+        return None
+
+
+def cells_in(parts: Sequence[Path]) -> int:
+    """How many cells some archives of a state hold, those that were put aside included."""
+    names = (name for part in parts for name in _members(part) or ())
+    return sum(fnmatch(name, "*/cells/*.zip") for name in names)
 
 
 def pack_state(state: Path, out: Path) -> list[Path]:

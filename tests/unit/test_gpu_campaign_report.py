@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,12 @@ def write_on(path: Path, cells: list[Measurement], device: Device) -> None:
     with ProfileStore.create(path, manifest(device=device)) as store:
         for one in cells:
             store.append(one, [np.empty(0, REQUEST_DTYPE) for _ in one.tenants])
+
+
+def moved(one: Measurement, device: Device) -> Measurement:
+    """The same cell on another device."""
+    cell = one.cell.model_copy(update={"device": device.id})
+    return one.model_copy(update={"cell": cell, "cell_id": cell.cell_id})
 
 
 def watched(one: Measurement, counter_j: float, integral_j: float, source: str) -> Measurement:
@@ -149,12 +157,36 @@ def test_energies_of_cells_and_stretches_are_compared(report: Any, tmp_path: Pat
 def test_a_gpus_report_is_no_rehearsal(report: Any, tmp_path: Path) -> None:
     state = tmp_path / "state"
     (cell,) = measure_truth(solo_cells()[:1])
-    of_gpu = cell.cell.model_copy(update={"device": GPU.id})
-    one = cell.model_copy(update={"cell": of_gpu, "cell_id": of_gpu.cell_id})
-    write_on(state / "profiles" / "solo", [one], GPU)
+    write_on(state / "profiles" / "solo", [moved(cell, GPU)], GPU)
     text = report.make(state, tmp_path / "out").read_text()
     assert text.startswith("# Report of a campaign on NVIDIA H200\n")
     assert "A rehearsal" not in text
+
+
+def test_a_users_error_is_told_as_igprof_tells_it(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (cell,) = measure_truth(solo_cells()[:1])
+    for name, device in (("solo", CPU), ("pairs", GPU)):
+        write_on(state / "profiles" / name, [moved(cell, device)], device)
+
+    def report(*arguments: Path) -> tuple[int, str]:
+        command = [SCRIPTS / "gpu_campaign", "report", *arguments]
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    status, said = report(state, Path("--out"), tmp_path / "out")
+    assert status == 2
+    assert said.startswith(f"gpu_campaign: {state}: is of several devices")
+    assert (tmp_path / "out" / "report.md").is_file()  # which does not need one device
+    status, said = report(tmp_path / "none", Path("--out"), tmp_path / "other")
+    assert (status, said.count(str(tmp_path / "none"))) == (2, 1)
 
 
 def test_one_part_that_fails_leaves_the_others(
