@@ -87,18 +87,18 @@ def _report(state: list[Path], out: Path) -> int:
 
     from igniter_prof.errors import IgprofError
 
-    folder = state[0]
-    if len(state) > 1 or not folder.is_dir():
-        for broken in machine.broken_archives(state):
-            return _refuse(
-                f"{broken}: is neither the folder of a state nor one of its archives",
-                "name one folder, or all state*.tar.xz of a piece",
-            )
-        folder = out / "state"
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier report
-        machine.unpack_state(state, folder)
     try:
-        dataset.expect_place(folder, out)
+        dataset.expect_place(out)
+        folder = state[0]
+        if len(state) > 1 or not folder.is_dir():
+            for broken in machine.broken_archives(state):
+                return _refuse(
+                    f"{broken}: is neither the folder of a state nor one of its archives",
+                    "name one folder, or all state*.tar.xz of a piece",
+                )
+            folder = out / "state"
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier report
+            machine.unpack_state(state, folder)
         report.make(folder, out)
         dataset.make(folder, out)
     except IgprofError as error:

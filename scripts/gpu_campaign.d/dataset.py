@@ -80,7 +80,7 @@ def make(state: Path, out: Path) -> Path | None:
     Raises:
         BadInput: the profiles are of several devices, or as ``expect_place``.
     """
-    expect_place(state, out)
+    expect_place(out)
     steps = profiles(state)
     if not steps:
         print(f"{state} holds no measured cell, so there is no dataset", file=sys.stderr)
@@ -100,18 +100,14 @@ def make(state: Path, out: Path) -> Path | None:
     return folder
 
 
-def expect_place(state: Path, out: Path) -> None:
-    """Raise BadInput if what a CPU measured would come to lie among the datasets of GPUs."""
-    if not out.resolve().is_relative_to(KEPT):
-        return
-    for store in _stores(state):
-        if store.manifest.device.kind != "cuda":
-            raise BadInput(
-                f"was measured on a CPU ({store.manifest.device.name}), which makes no dataset of"
-                " a GPU",
-                where=str(state),
-                hint="choose an --out elsewhere",
-            )
+def expect_place(out: Path) -> None:
+    """Raise BadInput for the folder of kept datasets: more than the dataset is written there."""
+    if out.resolve().is_relative_to(KEPT):
+        raise BadInput(
+            "is where datasets of GPUs are kept",
+            where=str(out),
+            hint="choose an --out elsewhere, and copy the folder with the GPU's name from there",
+        )
 
 
 def _stores(state: Path) -> list[ProfileStore]:

@@ -97,9 +97,13 @@ def test_a_cpu_makes_no_dataset_of_a_gpu(dataset: Any, tmp_path: Path) -> None:
     assert folder.name == "rehearsal-amd-epyc"
     assert (folder / "README.md").read_text().startswith("# Rehearsal on a CPU (AMD EPYC): no")
     assert json.loads((folder / "provenance.json").read_text())["is_gpu_dataset"] is False
-    with pytest.raises(BadInput, match="makes no dataset of a GPU"):
-        dataset.make(made, dataset.KEPT)
-    assert not (dataset.KEPT / "rehearsal-amd-epyc").exists()
+
+
+def test_nothing_is_written_beside_the_kept_datasets(dataset: Any, tmp_path: Path) -> None:
+    for out in (dataset.KEPT, dataset.KEPT / "other"):
+        with pytest.raises(BadInput, match="is where datasets of GPUs are kept"):
+            dataset.make(state(tmp_path / out.name), out)
+    assert not (dataset.KEPT / "nvidia-h100-80gb-hbm3").exists()
 
 
 def test_without_a_cell_there_is_none(
