@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 
@@ -48,9 +48,13 @@ _AT_ONCE = 0.2
 _AT_ONCE_LATE = 0.5
 _ROUNDS = 2
 """In which patterns are grown anew before more is fixed."""
+_USEFUL = 0.5
+"""As ``_NEAR``, for the very last."""
 _LAST_WIDTH = 15
 _LAST_ROUNDS = 4
 """For the last classes more patterns are grown."""
+_ATTEMPTS = 3
+"""To place the last classes by columns that all hold."""
 _INTEGER_S = 8.0
 """Of the integer program."""
 _EPS = 1e-6
@@ -88,14 +92,14 @@ class _Pool:
         self._start = np.zeros(0, dtype=np.int64)
         """Of each column among them."""
 
-    def useful(self, prices: FloatArray, left: _Left) -> IntArray:
-        """Numbers of columns of what is left that are alone, or worth about their device."""
+    def useful(self, prices: FloatArray, left: _Left, least: float) -> IntArray:
+        """Numbers of columns of what is left that are alone, or worth that part of their device."""
         self._update()
         fits = np.logical_and.reduceat(left.counts[self._members] > 0, self._start)
         fits[[row for row, holds in self._holds.items() if not holds]] = False
         fits &= np.array([room != 0 for room in left.room])[self._kind]
         worth = np.add.reduceat(prices[self._members], self._start)
-        return np.flatnonzero(fits & (self._alone | (worth >= _NEAR * self.costs)))
+        return np.flatnonzero(fits & (self._alone | (worth >= least * self.costs)))
 
     @property
     def refused(self) -> int:
@@ -303,12 +307,13 @@ def _relaxed(
     left: _Left,
     prices: FloatArray,
     *,
+    least: float = _NEAR,
     box: Box | None = None,
     vertex: bool = False,
 ) -> tuple[IntArray, Relaxed | None]:
     """Columns of what is left that may be of use, and the relaxation over them; prices are (C,)."""
     there = np.flatnonzero(left.counts)
-    rows = pool.useful(prices, left)
+    rows = pool.useful(prices, left, least)
     generation = pool.generation
     found = relax(
         pool.renumbered(rows, there),
@@ -367,13 +372,12 @@ def _placed(
     """Columns for the last few classes, by an integer program."""
     if not left.counts.any():
         return {}
-    if np.count_nonzero(left.counts) <= 2 * _LAST:
-        for number in range(_LAST_ROUNDS):
-            part = 1.0 if number % 2 else None
-            _grow(pool.generation, left, prices, _NEAR, rng, width=_LAST_WIDTH, part=part)
-    there = np.flatnonzero(left.counts)
-    while True:
-        rows, relaxed = _relaxed(pool, left, prices)
+    chosen: Counter[Column] = Counter()
+    _grow_last(pool.generation, left, prices, _NEAR, rng)
+    for attempt in count():
+        there = np.flatnonzero(left.counts)
+        least = _NEAR if attempt <= _ATTEMPTS else _USEFUL
+        rows, relaxed = _relaxed(pool, left, prices, least=least)
         small = dict(zip(pool.renumbered(rows, there), rows.tolist(), strict=True))
         found = choose(
             list(small),
@@ -386,6 +390,33 @@ def _placed(
         )
         if found is None:
             return None
-        held = [pool.holds(small[each]) for each in found]
-        if all(held):
-            return {pool.columns[small[each]]: number for each, number in found.items()}
+        holding = {
+            pool.columns[small[each]]: number
+            for each, number in found.items()
+            if pool.holds(small[each])
+        }
+        complete = len(holding) == len(found)
+        if complete or attempt >= _ATTEMPTS:
+            # what holds stays, and only the others are placed anew
+            chosen.update(holding)
+            left.take(list(holding), np.array(list(holding.values())))
+        if complete:
+            break
+        if attempt >= _ATTEMPTS:
+            _grow_last(pool.generation, left, prices, _USEFUL, rng)
+    return dict(chosen)
+
+
+def _grow_last(
+    generation: Generation,
+    left: _Left,
+    prices: FloatArray,
+    least: float,
+    rng: np.random.Generator,
+) -> None:
+    """More patterns, with all partners too, where few classes are left."""
+    if np.count_nonzero(left.counts) > 2 * _LAST:
+        return
+    for number in range(_LAST_ROUNDS):
+        part = 1.0 if number % 2 else None
+        _grow(generation, left, prices, least, rng, width=_LAST_WIDTH, part=part)

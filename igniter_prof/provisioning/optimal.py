@@ -89,9 +89,11 @@ def optimal(engine: Engine) -> Placement:
 def _of_many(engine: Engine, counts: IntArray) -> Placement:
     """See ``optimal``: for more classes than can be planned one by one."""
     problem = engine.problem
+    of = alike(engine, needs_alone(engine))
+    # limits are made by now: under a queueing rule they may take as long as all that follows
     started, limit_s = time.monotonic(), problem.time_limit_s
     until = started + limit_s
-    groups, coarse = _relaxed_groups(engine, counts, alike(engine, needs_alone(engine)), until)
+    groups, coarse = _relaxed_groups(engine, counts, of, until)
     near = coarse.relaxed()
     generation = _generation(engine, firm(engine), counts)
     generation.start_alone()
