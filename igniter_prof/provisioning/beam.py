@@ -38,7 +38,6 @@ def grown(
         unit_worth: what a free unit of share counts for in choosing them.
     """
     demand = search.demand
-    roots = roots[demand.feasible[roots]]
     place = roots[:, None]
     units = search.least[place]
     worth = value[roots]

@@ -65,8 +65,8 @@ def relax(
     ``vertex``: an extreme point, few of whose columns are used in part, instead of one amid all
     that are as good, whose prices lead column generation faster. ``lack``: what it costs to leave a
     tenant out, so that there always is a solution, and prices; None: nobody is left out. ``box``:
-    tenants may be left out for the highest price, and placed once more for the lowest, so that
-    prices are between them, but for patterns worth more than their device at the lowest.
+    tenants may be left out for the highest price, so that none is above it, and placed once more
+    for the lowest, so that one is below it only where that raises those of several others.
 
     Raises:
         OutsideFailure: no engine works.

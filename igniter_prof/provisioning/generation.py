@@ -28,7 +28,7 @@ _MOST = 20_000
 """Patterns of a search that are looked at, the most valuable."""
 _PER_CLASS = 6
 _PER_CLASS_PROVEN = 40
-REFUTED_AT_ONCE = 2000
+_REFUTED_AT_ONCE = 2000
 _TINY = 1e-9
 _LACK = 50.0
 """Devices that leaving out a tenant costs, while column generation looks for a way to place it."""
@@ -60,7 +60,7 @@ class Generation:
     limits: Sequence[int | None]
     judged: Judged | None
     seed: int
-    refutes: int = REFUTED_AT_ONCE
+    refutes: int = _REFUTED_AT_ONCE
     """Patterns that a proof looks at fully in one round; the others stay doubtful."""
     columns: dict[Column, tuple[IntArray, IntArray]] = field(default_factory=dict)
     """Patterns that work, with their options and units."""
